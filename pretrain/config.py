@@ -1,0 +1,275 @@
+"""Settings of a run: one YAML file, dotted overrides, frozen dataclasses; every problem is reported at once.
+
+    settings = load_settings("pretrain/recipes/demo.yaml", ["--optim.lr", "1e-4"])
+
+The resolved form is printed, hashed and saved beside the checkpoints. `model` has open_clip's own field names, so that
+it is also the configuration of an exported model.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, fields, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+
+import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+
+from sharding.errors import UserError
+
+STRICT = ConfigDict(extra="forbid")
+
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class RunSettings:
+    name: str = "run"
+    dir: Path = Path("runs/run")  # checkpoints, metrics, curves and the export go here
+    seed: int = 0
+    log_every: Positive = 10  # steps between two lines of progress
+    stop_at: int | None = None  # stop after this step; the schedule is still that of optim.steps
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class MixtureSettings:
+    path: Path  # a packed dataset, relative to data.root
+    weight: Annotated[float, Field(gt=0)] = 1.0  # relative share of the samples
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class DataSettings:
+    root: Path = Path("data/shards")
+    mixture: Annotated[tuple[MixtureSettings, ...], Field(min_length=1)]
+    split: str = "train"
+    flip: Share = 0.5  # probability of a horizontal flip
+    pad: Annotated[int, Field(ge=0)] = 10  # pixels of padding before the random crop
+    erase: Share = 0.0  # probability of random erasing
+    prefetch: Positive = 4  # batches decoded ahead
+    threads: Positive = 1  # decoding threads of one rank
+    log_samples: bool = False  # write the key of every sample of every step to samples/rank-R.jsonl
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class VisionSettings:
+    image_size: tuple[Positive, Positive] = (384, 128)  # height, width in pixels
+    patch_size: Positive = 16
+    width: Positive = 768
+    layers: Positive = 12
+    head_width: Positive = 64
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class TextSettings:
+    context_length: Annotated[int, Field(ge=3)] = 77
+    vocab_size: Positive = 49408
+    width: Positive = 512
+    heads: Positive = 8
+    layers: Positive = 12
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ModelSettings:
+    embed_dim: Positive = 512
+    quick_gelu: bool = False  # true for OpenAI's weights
+    vision_cfg: VisionSettings = VisionSettings()
+    text_cfg: TextSettings = TextSettings()
+    init: Path | None = None  # open_clip weights (.safetensors or .pt); none means random
+
+    @model_validator(mode="after")
+    def _divisible(self) -> "ModelSettings":
+        vision, text = self.vision_cfg, self.text_cfg
+        if any(side % vision.patch_size for side in vision.image_size):
+            raise ValueError(f"image_size {list(vision.image_size)} is not a multiple of patch_size {vision.patch_size}")
+        if vision.width % vision.head_width:
+            raise ValueError(f"vision width {vision.width} is not a multiple of head_width {vision.head_width}")
+        if text.width % text.heads:
+            raise ValueError(f"text width {text.width} is not a multiple of heads {text.heads}")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class LossSettings:
+    itc: NonNegative = 1.0  # weight of InfoNCE
+    sdm: NonNegative = 0.0  # weight of similarity distribution matching
+    sdm_temperature: Annotated[float, Field(gt=0)] | None = 0.02  # IRRA's; none means the learned one
+
+    @model_validator(mode="after")
+    def _something(self) -> "LossSettings":
+        if self.itc == 0 and self.sdm == 0:
+            raise ValueError("every loss has weight 0")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class OptimSettings:
+    steps: Positive = 1000
+    batch_size: Positive = 512  # samples per step over all ranks
+    lr: Annotated[float, Field(gt=0)] = 1e-4
+    min_lr: NonNegative = 0.0  # where the cosine ends
+    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    weight_decay: NonNegative = 0.2
+    betas: tuple[Share, Share] = (0.9, 0.98)
+    eps: Annotated[float, Field(gt=0)] = 1e-6
+    clip_grad: NonNegative = 1.0  # largest global gradient norm; 0 means no limit
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class EngineSettings:
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    precision: Literal["fp32", "bf16"] = "bf16"
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class LaunchSettings:
+    backend: Literal["ray", "torchrun"] = "ray"
+    ranks: Positive = 1
+    cpus_per_rank: Positive = 1
+    gpus_per_rank: Literal[0, 1] = 0
+    timeout_s: Positive = 1800  # how long a collective may wait for a rank
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class CheckpointSettings:
+    every: Positive = 500  # steps; one is always written at the end
+    keep: Positive = 2  # newest ones kept
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class EvalSettings:
+    data: Path | None = None  # a packed benchmark, relative to data.root; none means no evaluation
+    split: str = "val"
+    every: Positive = 500  # steps; always at the first and the last step
+    batch_size: Positive = 256
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Settings:
+    run: RunSettings = RunSettings()
+    data: DataSettings
+    model: ModelSettings = ModelSettings()
+    loss: LossSettings = LossSettings()
+    optim: OptimSettings = OptimSettings()
+    engine: EngineSettings = EngineSettings()
+    launch: LaunchSettings = LaunchSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    eval: EvalSettings = EvalSettings()
+    resume: Literal["auto", "never"] = "auto"  # auto continues from the newest complete checkpoint of run.dir
+
+    @model_validator(mode="after")
+    def _ranks_share_the_batch(self) -> "Settings":
+        if self.optim.batch_size % self.launch.ranks:
+            raise ValueError(
+                f"optim.batch_size {self.optim.batch_size} is not a multiple of launch.ranks {self.launch.ranks}"
+            )
+        return self
+
+
+def load_settings(path: str | Path, overrides: list[str]) -> Settings:
+    """The settings of `path` with dotted `overrides` (`--optim.lr 1e-4` or `--optim.lr=1e-4`) applied.
+
+    Raises UserError naming every problem, one per line; an unknown key comes with the nearest known one.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no settings file {path}")
+    try:
+        tree = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path} must hold a mapping of settings, not a {type(tree).__name__}")
+    for key, value in parse_overrides(overrides):
+        _assign(tree, key, value)
+    return settings_from(tree)
+
+
+def settings_from(tree: dict[str, Any]) -> Settings:
+    """Settings from a nested dict; raises UserError with every problem found."""
+    try:
+        return TypeAdapter(Settings).validate_python(tree)
+    except ValidationError as error:
+        raise UserError("\n".join(_explain(problem) for problem in error.errors())) from None
+
+
+def parse_overrides(arguments: list[str]) -> Iterator[tuple[str, Any]]:
+    """`--a.b value` and `--a.b=value` pairs; values are read as YAML."""
+    words = iter(arguments)
+    for word in words:
+        if not word.startswith("--"):
+            raise UserError(f"expected --section.setting, not {word!r}")
+        key, equals, text = word[2:].partition("=")
+        value = text if equals else next(words, None)
+        if value is None:
+            raise UserError(f"--{key} needs a value")
+        try:
+            yield key, yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UserError(f"--{key}: {value!r} is not valid YAML") from None
+
+
+def as_tree(settings: Settings) -> dict[str, Any]:
+    """The resolved settings as plain JSON/YAML values."""
+    return TypeAdapter(Settings).dump_python(settings, mode="json")
+
+
+def settings_hash(settings: Settings) -> str:
+    """sha256 over what decides the weights at a given step: data, model, loss, optim, precision and seed."""
+    tree = as_tree(settings)
+    facts = [tree[section] for section in ("data", "model", "loss", "optim")]
+    for free in ("root", "prefetch", "threads", "log_samples"):
+        facts[0].pop(free)
+    text = json.dumps([facts, tree["engine"]["precision"], tree["run"]["seed"]], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def open_clip_config(model: ModelSettings) -> dict[str, Any]:
+    """The `model_cfg` that open_clip builds the same architecture from."""
+    config = {key: value for key, value in asdict(model).items() if key != "init"}
+    config["vision_cfg"]["image_size"] = list(model.vision_cfg.image_size)
+    return config
+
+
+def setting_names(settings_class: type = Settings, prefix: str = "") -> Iterator[tuple[str, type, Any]]:
+    """Every dotted setting with its type and default, in order (for --help and for spelling hints)."""
+    hints = get_type_hints(settings_class, include_extras=False)
+    for field in fields(settings_class):
+        hint = hints[field.name]
+        if is_dataclass(hint):
+            yield from setting_names(hint, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", hint, field.default
+
+
+def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    node: Any = tree
+    try:
+        for name in parents:
+            node = node[int(name)] if isinstance(node, list) else node.setdefault(name, {})
+        node[int(last) if isinstance(node, list) else last] = value
+    except (ValueError, IndexError, TypeError, AttributeError):
+        raise UserError(f"unknown setting {dotted}{_nearest(dotted)}") from None
+
+
+def _explain(problem: Any) -> str:
+    place = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"unknown setting {place}{_nearest(place)}"
+    if problem["type"] in ("missing", "missing_argument"):
+        return f"setting {place} is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{place}: {message} (got {problem['input']!r})" if problem["loc"] and "Value error" not in problem["msg"] else message
+
+
+def _nearest(place: str) -> str:
+    known = [name for name, _, _ in setting_names()]
+    sections = sorted({name.rpartition(".")[0] for name in known} - {""})
+    mixture = [f"data.mixture.{place.split('.')[2]}.{f.name}" for f in fields(MixtureSettings)] if place.startswith("data.mixture.") else []
+    match = get_close_matches(place, [*known, *sections, *mixture], n=1, cutoff=0.5)
+    return f"; did you mean {match[0]}?" if match else ""

@@ -1,0 +1,146 @@
+"""The dual encoder equals open_clip's with the same weights, packed text equals padded text."""
+
+import open_clip
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pretrain.attention import attend_image, attend_text, describe, plain_attention
+from pretrain.config import ModelSettings, TextSettings, VisionSettings
+from pretrain.model import DualEncoder
+from pretrain.text import pack, tokenize
+from pretrain.weights import build_model, exported_settings, export_open_clip, load_weights, read_state
+from sharding.errors import UserError
+
+CAPTIONS = [
+    "a man",
+    "A woman in a red coat with white dots, black trousers and a brown shoulder bag, walking a dog " * 6,
+    "",
+    "Ünïcode café 25€ — 日本 &amp; <b>bold</b>   spaces\n and\ttabs",
+    "someone wearing a yellow rain jacket, blue jeans and grey trainers",
+]
+
+
+@pytest.fixture(scope="module")
+def reference():
+    torch.manual_seed(0)
+    return open_clip.create_model("ViT-B-16", pretrained=None).eval()
+
+
+def features(model, images, captions, context=77):
+    with torch.no_grad():
+        image, text, _ = model(images, pack([tokenize(c, context) for c in captions]))
+    return image, text
+
+
+def reference_features(model, images, captions, context=77):
+    tokens = open_clip.SimpleTokenizer()(captions, context_length=context)
+    with torch.no_grad():
+        return model.encode_image(images, normalize=True), model.encode_text(tokens, normalize=True)
+
+
+def assert_close(ours, theirs):
+    for mine, other in zip(ours, theirs, strict=True):
+        assert (mine - other).abs().max() < 1e-5
+
+
+def test_vit_b16_at_224_equals_open_clip(reference, tmp_path):
+    save_file({k: v.contiguous() for k, v in reference.state_dict().items()}, tmp_path / "clip.safetensors")
+    square = ModelSettings(vision_cfg=VisionSettings(image_size=(224, 224)), init=tmp_path / "clip.safetensors")
+    model = build_model(square, seed=1).eval()
+    images = torch.randn(2, 3, 224, 224)
+    assert_close(features(model, images, CAPTIONS), reference_features(reference, images, CAPTIONS))
+
+
+def test_vit_b16_resized_to_384x128_equals_open_clip(reference, tmp_path):
+    torch.save({"state_dict": reference.state_dict()}, tmp_path / "clip.pt")
+    model = DualEncoder(ModelSettings(text_cfg=TextSettings(context_length=168))).eval()
+    load_weights(model, read_state(tmp_path / "clip.pt"))
+    resized = open_clip.create_model(
+        "ViT-B-16", pretrained=None, force_image_size=(384, 128), force_context_length=168
+    ).eval()
+    state = reference.state_dict()
+    open_clip.model.resize_pos_embed(state, resized)
+    open_clip.model.resize_text_pos_embed(state, resized)
+    resized.load_state_dict(state)
+    images = torch.randn(2, 3, 384, 128)
+    assert_close(features(model, images, CAPTIONS, 168), reference_features(resized, images, CAPTIONS, 168))
+
+
+def tiny(**text):
+    vision = VisionSettings(image_size=(32, 16), patch_size=8, width=32, layers=2, head_width=16)
+    return ModelSettings(
+        embed_dim=16, vision_cfg=vision, text_cfg=TextSettings(width=32, heads=2, layers=2, **text), quick_gelu=True
+    )
+
+
+def test_an_export_loads_in_open_clip_with_the_same_features(tmp_path):
+    model = DualEncoder(tiny()).eval()
+    export_open_clip(model.state_dict(), model.settings, tmp_path / "export")
+    loaded = open_clip.create_model(f"local-dir:{tmp_path / 'export'}").eval()
+    images = torch.randn(3, 3, 32, 16)
+    assert_close(features(model, images, CAPTIONS), reference_features(loaded, images, CAPTIONS))
+    assert exported_settings(tmp_path / "export") == model.settings
+    again = build_model(tiny_with_init(tmp_path / "export"), seed=5)
+    assert all((again.state_dict()[name] == tensor).all() for name, tensor in model.state_dict().items())
+
+
+def tiny_with_init(path):
+    settings = tiny()
+    return ModelSettings(
+        embed_dim=16, vision_cfg=settings.vision_cfg, text_cfg=settings.text_cfg, quick_gelu=True, init=path
+    )
+
+
+def test_token_ids_equal_open_clips():
+    tokens = open_clip.SimpleTokenizer()(CAPTIONS, context_length=77)
+    for caption, row in zip(CAPTIONS, tokens, strict=True):
+        ours = tokenize(caption, 77)
+        assert row[: len(ours)].tolist() == list(ours)
+        assert not row[len(ours) :].any()
+
+
+def test_text_features_do_not_depend_on_the_other_captions_of_the_batch():
+    model = DualEncoder(tiny()).eval()
+    images = torch.randn(1, 3, 32, 16)
+    _, together = features(model, images, CAPTIONS)
+    alone = torch.cat([features(model, images, [caption])[1] for caption in CAPTIONS])
+    assert (together - alone).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_and_its_gradients_equal_the_plain_twin(dtype):
+    tolerance = 1e-5 if dtype == torch.float32 else 5e-2
+    text = pack([(0,) * n for n in (3, 1, 7)])
+    qkv = torch.randn(11, 3, 2, 8, dtype=dtype, requires_grad=True)
+    parts = []
+    for start, end in zip(text.boundaries[:-1], text.boundaries[1:], strict=True):
+        query, key, value = qkv[start:end].permute(1, 2, 0, 3)[:, None].double()
+        parts.append(plain_attention(query, key, value, causal=True)[0].transpose(0, 1).flatten(1))
+    expected, ours = torch.cat(parts), attend_text(qkv, text, 77)
+    probe = torch.randn_like(expected)
+    assert (ours - expected).abs().max() < tolerance
+    [wanted] = torch.autograd.grad(expected, qkv, probe)
+    [got] = torch.autograd.grad(ours, qkv, probe.to(dtype))
+    assert (got - wanted).abs().max() < tolerance
+
+    image = torch.randn(2, 5, 3, 2, 8, dtype=dtype)
+    query, key, value = image.double().permute(2, 0, 3, 1, 4)
+    expected = plain_attention(query, key, value, causal=False).transpose(1, 2).flatten(2)
+    assert (attend_image(image) - expected).abs().max() < tolerance
+
+
+def test_the_start_line_names_the_attention_path():
+    assert "images SDPA; text SDPA, padded inside attention only" in describe(torch.device("cpu"), torch.float32)
+    assert "images plain softmax" in describe(torch.device("cpu"), torch.bfloat16)
+    assert "varlen_attn" in describe(torch.device("cuda"), torch.bfloat16)
+
+
+def test_weights_of_another_width_are_refused_in_one_line(reference, tmp_path):
+    with pytest.raises(UserError, match=r"do not fit the model: .* the model has"):
+        load_weights(DualEncoder(tiny()), reference.state_dict())
+    (tmp_path / "junk.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(UserError, match="cannot read weights"):
+        read_state(tmp_path / "junk.pt")
+    with pytest.raises(UserError, match="no weights at"):
+        read_state(tmp_path / "absent.pt")
