@@ -99,9 +99,14 @@ class LossSettings:
     sdm: NonNegative = 0.0  # weight of similarity distribution matching
     sdm_temperature: Annotated[float, Field(gt=0)] | None = 0.02  # IRRA's; none means the learned one
 
+    @property
+    def weights(self) -> dict[str, float]:
+        """The losses that count, by name."""
+        return {name: weight for name, weight in (("itc", self.itc), ("sdm", self.sdm)) if weight > 0}
+
     @model_validator(mode="after")
     def _something(self) -> "LossSettings":
-        if self.itc == 0 and self.sdm == 0:
+        if not self.weights:
             raise ValueError("every loss has weight 0")
         return self
 

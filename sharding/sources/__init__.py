@@ -1,0 +1,18 @@
+"""The raw datasets that can be packed: a name → a function that opens the folder (UserError if it is not that layout).
+
+Opening reads the annotation, so that what is wrong with it is said before anything is written.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from sharding.record import RawDataset
+from sharding.sources import cuhk_pedes, luperson_t, pretrain, syncpr
+
+SOURCES: dict[str, Callable[[Path], RawDataset]] = {
+    "pretrain_41k": pretrain.open_41k,
+    "pretrain_110k": pretrain.open_110k,
+    "luperson_t": luperson_t.open_luperson_t,
+    "syncpr": syncpr.open_syncpr,
+    "cuhk_pedes": cuhk_pedes.open_cuhk_pedes,
+}

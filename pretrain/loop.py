@@ -1,0 +1,202 @@
+"""The training loop, top to bottom: what every rank runs, from the settings to the last checkpoint.
+
+    plan -> loader -> engine step -> telemetry -> evaluation -> checkpoint, until optim.steps
+"""
+
+import logging
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from pretrain.attention import describe
+from pretrain.checkpoint import Manifest, find_latest, keep_newest, read_manifest, read_tensors, write_checkpoint
+from pretrain.config import Settings, as_tree, settings_from, settings_hash
+from pretrain.engine import Engine, compute_dtype
+from pretrain.features import Shapes, extract_features
+from pretrain.loader import Loader, LoaderSettings, Mixture
+from pretrain.model import DualEncoder
+from pretrain.optim import learning_rate
+from pretrain.telemetry import Telemetry, plot_curves, read_metrics
+from pretrain.weights import build_model
+from sharding.errors import UserError
+from sharding.index import open_dataset
+from sharding.plan import Plan
+from sharding.reader import SplitReader
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """Where a run begins: at step 0, or where a checkpoint left it."""
+
+    step: int = 0
+    folder: Path | None = None
+    manifest: Manifest | None = None
+
+
+def train(tree: dict[str, Any]) -> None:
+    """Train by the settings `tree` (as from `as_tree`). All ranks must call, torch.distributed initialised."""
+    settings = settings_from(tree)
+    rank = dist.get_rank()
+    device = set_up_rank(settings, rank)
+    mixture = Mixture(settings.data, settings.run.seed)
+    benchmark = open_benchmark(settings)
+    start = find_start(settings, mixture.plan)
+    engine = start_engine(settings, start, device)
+    say_start(settings, mixture, start, engine)
+
+    loader = Loader(mixture, loader_settings(settings, rank), start.step * settings.optim.batch_size)
+    batches = iter(loader)
+    last = min(settings.optim.steps, settings.run.stop_at or settings.optim.steps)
+    with Telemetry(settings, start.step) as telemetry:
+        if start.step == 0:
+            evaluate(engine, benchmark, telemetry, 0)
+        for step in range(start.step, last):
+            began = time.perf_counter()
+            batch = next(batches).to(device)
+            waited = time.perf_counter() - began
+            losses = engine.train_step(batch, step)
+            telemetry.step(
+                step,
+                batch,
+                losses,
+                rate=learning_rate(step, settings.optim),
+                wait_s=waited,
+                step_s=time.perf_counter() - began,
+            )
+            done = step + 1
+            if done % settings.eval.every == 0 or done == settings.optim.steps:
+                evaluate(engine, benchmark, telemetry, done)
+            if done % settings.checkpoint.every == 0 or done == last:
+                save(engine, settings, mixture.plan, done)
+    loader.close()
+    if rank == 0:
+        plot_curves(read_metrics(telemetry.path), settings.run.dir / "curves.png")
+        log.info("done after step %d: %s", max(last, start.step), settings.run.dir)
+
+
+def set_up_rank(settings: Settings, rank: int) -> torch.device:
+    """Logging (rank 0 speaks, the others only of errors), threads, and the device of this rank."""
+    level = logging.INFO if rank == 0 else logging.ERROR
+    logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    torch.set_num_threads(settings.launch.cpus_per_rank)
+    if settings.launch.gpus_per_rank == 0:
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
+
+
+def find_start(settings: Settings, plan: Plan) -> Start:
+    """Where to begin, the same on all ranks (all must call); UserError if the checkpoint there is another run's."""
+    found: list[Path | None] = [None]
+    if dist.get_rank() == 0:
+        found = [find_latest(settings.run.dir / "checkpoints")]
+    dist.broadcast_object_list(found)
+    folder = found[0]
+    if folder is None:
+        return Start()
+    if settings.resume == "never":
+        raise UserError(f"{settings.run.dir} already holds {folder.name}; choose another run.dir, or --resume auto")
+    manifest = read_manifest(folder)
+    if manifest.plan_hash != plan.hash:
+        raise UserError(f"the data or its weights changed since {folder}: plan {manifest.plan_hash[:12]}, now {plan.hash[:12]}")
+    if manifest.settings_hash != settings_hash(settings):
+        raise UserError(f"settings changed since {folder}: {'; '.join(differences(manifest.settings, as_tree(settings)))}")
+    return Start(step=manifest.step, folder=folder, manifest=manifest)
+
+
+def differences(before: Any, now: Any, name: str = "") -> list[str]:
+    """The dotted settings that differ, with both values."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = [*before, *(key for key in now if key not in before)]
+        return [d for key in keys for d in differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)]
+    return [] if before == now else [f"{name} was {before}, is {now}"]
+
+
+def start_engine(settings: Settings, start: Start, device: torch.device) -> Engine:
+    """The engine with the weights and moments of `start`. All ranks must call."""
+    if start.folder is None or start.manifest is None:
+        return Engine(build_model(settings.model, settings.run.seed), settings, device)
+    model = DualEncoder(settings.model)
+    model.load_state_dict(read_tensors(start.folder, start.manifest, "weights.safetensors"))
+    engine = Engine(model, settings, device)
+    engine.load_moments(read_tensors(start.folder, start.manifest, "moments.safetensors"), start.step)
+    return engine
+
+
+def say_start(settings: Settings, mixture: Mixture, start: Start, engine: Engine) -> None:
+    """The facts of the run, in a few lines of the log."""
+    for stream, quota in zip(mixture.plan.streams, mixture.plan.quotas, strict=True):
+        share = 100 * quota / mixture.plan.block
+        log.info("data %s: %d samples, %.1f %% of the mixture", stream.name, sum(stream.shard_samples), share)
+    log.info(describe(engine.device, compute_dtype(settings)))
+    log.info(
+        "ZeRO stage %d, %d ranks, global batch %d, %.1f M parameters, settings %s",
+        settings.engine.zero_stage,
+        dist.get_world_size(),
+        settings.optim.batch_size,
+        engine.parameters / 1e6,
+        settings_hash(settings)[:12],
+    )
+    log.info("continuing from %s", start.folder) if start.folder else log.info("starting at step 0")
+
+
+def loader_settings(settings: Settings, rank: int) -> LoaderSettings:
+    return LoaderSettings(
+        data=settings.data,
+        seed=settings.run.seed,
+        image_size=settings.model.vision_cfg.image_size,
+        context_length=settings.model.text_cfg.context_length,
+        global_batch=settings.optim.batch_size,
+        rank=rank,
+        world_size=dist.get_world_size(),
+    )
+
+
+def open_benchmark(settings: Settings) -> SplitReader | None:
+    """The held-out split that `eval` names, or None where it names none."""
+    if settings.eval.data is None:
+        return None
+    return SplitReader(open_dataset(settings.data.root / settings.eval.data), settings.eval.split)
+
+
+def evaluate(engine: Engine, benchmark: SplitReader | None, telemetry: Telemetry, step: int) -> None:
+    """Retrieval metrics of the weights after `step` steps, into the telemetry. All ranks must call."""
+    if benchmark is None:
+        return
+    model, batch_size = engine.settings.model, engine.settings.eval.batch_size
+    shapes = Shapes(
+        image_size=model.vision_cfg.image_size,
+        context_length=model.text_cfg.context_length,
+        batch_size=batch_size,
+    )
+    features = extract_features(engine.encode, benchmark, shapes)
+    if dist.get_rank() == 0:
+        telemetry.evaluation(step, features.metrics().as_dict())
+
+
+def save(engine: Engine, settings: Settings, plan: Plan, step: int) -> None:
+    """Write the checkpoint of `step` and remove old ones. All ranks must call; none goes on before it is complete."""
+    weights, moments = engine.state()
+    if dist.get_rank() == 0:
+        folder = write_checkpoint(
+            settings.run.dir / "checkpoints",
+            weights,
+            moments,
+            step=step,
+            position=step * settings.optim.batch_size,
+            plan_hash=plan.hash,
+            settings_hash=settings_hash(settings),
+            settings=as_tree(settings),
+        )
+        keep_newest(settings.run.dir / "checkpoints", settings.checkpoint.keep)
+        log.info("checkpoint %s", folder)
+    dist.barrier()

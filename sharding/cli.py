@@ -1,0 +1,227 @@
+"""`sharding`: the command line of this package. It parses, calls one function per subcommand and prints the outcome.
+
+Heavy libraries are imported inside the subcommands, so that `sharding --help` answers at once.
+"""
+
+import argparse
+import difflib
+import json
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from sharding.errors import UserError
+from sharding.sources import SOURCES
+
+if TYPE_CHECKING:
+    from sharding.pack import Packed
+
+EPILOG = """\
+examples:
+  sharding synth --layout pretrain_110k --people 200 --out data/raw
+  sharding pack --source pretrain_110k --input data/raw --out data/shards
+
+exit codes: 0 done; 1 the system refused (disk full, no permission); 2 bad input or settings;
+130 interrupted, to be resumed by the same command
+"""
+PACK_EPILOG = """\
+example:
+  sharding pack --source cuhk_pedes --input CUHK-PEDES --out shards/cuhk_pedes
+
+Rows that cannot be packed are listed with row number and reason in rejects.parquet. Interrupted
+packing is resumed by the same command; packing a finished dataset again changes nothing.
+"""
+SYNTH_EPILOG = """\
+example:
+  sharding synth --layout luperson_t --people 50 --out data/raw --seed 7
+
+The same layout, people and seed give the same files.
+"""
+UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong with the arguments in one line instead of the whole usage, and keeps the help's own layout."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with code 2."""
+        self.exit(2, f"sharding: {message} (see `{self.prog} --help`)\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns its exit code. Results go to stdout, one line on failure to stderr."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except UserError as error:
+        print(f"sharding: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        print(f"sharding: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("sharding: interrupted; run the same command again to resume", file=sys.stderr)
+        return 130
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all subcommands."""
+    parser = OneLineParser(prog="sharding", description="Raw person datasets to verified shards.", epilog=EPILOG)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    summary = "Pack a raw dataset into shards with an index."
+    pack = commands.add_parser("pack", help=summary, description=summary, epilog=PACK_EPILOG)
+    pack.add_argument("--source", required=True, type=source_name, help=f"raw layout: {', '.join(SOURCES)}")
+    pack.add_argument("--input", required=True, type=Path, metavar="DIR", help="folder of the raw dataset")
+    pack.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write, new or to be resumed")
+    pack.add_argument("--shard-size", default="64M", type=byte_count, metavar="SIZE", help="most bytes a shard (64M)")
+    pack.add_argument("--shard-samples", default=10_000, type=positive, metavar="N", help="most images a shard (10000)")
+    pack.add_argument("--json", action="store_true", help="print the summary as one JSON object")
+    pack.set_defaults(run=run_pack)
+
+    summary = "Draw synthetic people and write them out in a raw layout."
+    synth = commands.add_parser("synth", help=summary, description=summary, epilog=SYNTH_EPILOG)
+    synth.add_argument("--layout", required=True, help="raw layout to write")
+    synth.add_argument("--people", required=True, type=positive, metavar="N", help="number of identities")
+    synth.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write")
+    synth.add_argument("--seed", default=0, type=int, metavar="S", help="another seed, other people (0)")
+    synth.set_defaults(run=run_synth)
+    return parser
+
+
+def run_pack(arguments: argparse.Namespace) -> None:
+    """`sharding pack`."""
+    from sharding.pack import pack
+
+    with progress_bar("packing") as progress:
+        packed = pack(
+            arguments.source,
+            arguments.input,
+            arguments.out,
+            shard_bytes=arguments.shard_size,
+            shard_samples=arguments.shard_samples,
+            progress=progress,
+        )
+    print(json.dumps(pack_summary(packed)) if arguments.json else pack_table(packed))
+
+
+def run_synth(arguments: argparse.Namespace) -> None:
+    """`sharding synth`."""
+    from sharding.synthetic import LAYOUTS, synthesize
+
+    if arguments.layout not in LAYOUTS:
+        raise UserError(unknown("layout", arguments.layout, LAYOUTS))
+    with progress_bar("drawing") as progress:
+        images = synthesize(
+            arguments.layout, people=arguments.people, out=arguments.out, seed=arguments.seed, progress=progress
+        )
+    print(f"{images} images of {arguments.people} people written to {arguments.out}")
+
+
+def pack_summary(packed: "Packed") -> dict[str, Any]:
+    """The outcome of packing as plain JSON values."""
+    dataset = packed.dataset
+    return {
+        "directory": str(dataset.directory),
+        "name": dataset.name,
+        "root_hash": dataset.root_hash,
+        "already_complete": packed.already_complete,
+        **dataset.counts,
+        "reject_reasons": packed.reject_reasons,
+        "shards": [asdict(shard) for shard in dataset.shards],
+        "bytes": sum(shard.bytes for shard in dataset.shards),
+        "images_written": packed.images_written,
+        "seconds": round(packed.seconds, 3),
+        "images_per_second": round(packed.images_written / packed.seconds, 1) if packed.seconds else None,
+    }
+
+
+def pack_table(packed: "Packed") -> str:
+    """The outcome of packing for people."""
+    dataset, counts = packed.dataset, packed.dataset.counts
+    columns = ("images", "captions", "identities")
+    lines = [f"{'split':<11}" + "".join(f"{column:>12}" for column in columns)]
+    for split, numbers in {**counts["splits"], "all splits": counts}.items():
+        lines.append(f"{split:<11}" + "".join(f"{numbers[column]:>12,}" for column in columns))
+    lines.append("")
+    if "triplets" in counts:
+        lines.append(f"triplets   {counts['triplets']:,}")
+    lines.append(f"rejects    {counts['rejects']:,}" + ("   (rejects.parquet)" if counts["rejects"] else ""))
+    lines += [f"{number:>12,}  {reason}" for reason, number in list(packed.reject_reasons.items())[:10]]
+    if counts["dropped_captions"]:
+        lines.append(f"dropped    {counts['dropped_captions']:,} unusable captions of packed images")
+    size = sum(shard.bytes for shard in dataset.shards)
+    lines.append(f"shards     {len(dataset.shards):,}, {size:,} bytes")
+    lines.append(f"root hash  {dataset.root_hash}")
+    if packed.already_complete:
+        lines.append(f"{dataset.directory} was already complete; nothing was written")
+    else:
+        rate = packed.images_written / packed.seconds
+        lines.append(f"wrote      {packed.images_written:,} images in {packed.seconds:.1f} s, {rate:,.0f} images/s")
+    return "\n".join(lines)
+
+
+@contextmanager
+def progress_bar(label: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A function (done, total) that draws a bar with images/s on stderr; None where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    rate = TextColumn("{task.fields[rate]:,.0f} images/s")
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(label, total=None, rate=0.0)
+        start = drawn = time.perf_counter()
+
+        def show(done: int, total: int) -> None:
+            nonlocal drawn
+            now = time.perf_counter()
+            if done == total or now - drawn > 0.1:
+                drawn = now
+                bar.update(task, completed=done, total=total, rate=done / (now - start))
+
+        yield show
+
+
+def source_name(value: str) -> str:
+    """A known source; the error names the nearest one."""
+    if value not in SOURCES:
+        raise argparse.ArgumentTypeError(unknown("source", value, SOURCES))
+    return value
+
+
+def unknown(what: str, value: str, known: Collection[str]) -> str:
+    """What to say of a name that is not known, with the nearest one that is."""
+    nearest = difflib.get_close_matches(value.lower().replace("-", "_"), known, n=1, cutoff=0.4)
+    hint = f"did you mean {nearest[0]}? " if nearest else ""
+    return f"there is no {what} {value!r}; {hint}known: {', '.join(known)}"
+
+
+def positive(value: str) -> int:
+    """An integer of at least 1."""
+    if not value.isdecimal() or int(value) < 1:
+        raise argparse.ArgumentTypeError(f"a number of at least 1 was expected, found {value!r}")
+    return int(value)
+
+
+def byte_count(value: str) -> int:
+    """A size such as 67108864, 64M or 1G (powers of 1024)."""
+    number, unit = (value[:-1], value[-1].upper()) if value[-1:].isalpha() else (value, "")
+    if not number.isdecimal() or int(number) < 1 or unit not in UNITS:
+        raise argparse.ArgumentTypeError(f"a size such as 64M or 1G was expected, found {value!r}")
+    return int(number) * UNITS[unit]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

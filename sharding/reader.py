@@ -1,0 +1,89 @@
+"""Random access to the samples of a packed dataset: the index says where the bytes lie, the tar is mapped, not walked."""
+
+import json
+import mmap
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sharding.errors import UserError
+from sharding.index import Dataset, Shard, read_index, shards_of, tar_path
+
+COLUMNS = ["key", "image_offset", "image_size", "json_offset", "json_size", "identity"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One image (its file's bytes) with its captions."""
+
+    key: str
+    image: bytes
+    captions: tuple[str, ...]
+    identity: str
+
+
+class SplitReader:
+    """The samples of one split, by (shard, row).
+
+    Reads the split's indexes at once (about 100 bytes a sample) and maps each tar when it is first touched. Safe to
+    share between threads. Raises UserError if the dataset has no such split.
+    """
+
+    def __init__(self, dataset: Dataset, split: str) -> None:
+        self.dataset, self.split = dataset, split
+        self.shards = shards_of(dataset, split)
+        self._columns = [_columns(dataset, shard) for shard in self.shards]
+        self._maps: dict[int, mmap.mmap] = {}
+
+    def __len__(self) -> int:
+        return sum(self.shard_samples)
+
+    @property
+    def shard_samples(self) -> tuple[int, ...]:
+        return tuple(shard.samples for shard in self.shards)
+
+    @cached_property
+    def identities(self) -> list[NDArray[Any]]:
+        """The identity ("source:ID") of every row, one string array a shard."""
+        return [columns["identity"] for columns in self._columns]
+
+    def place(self, index: int) -> tuple[int, int]:
+        """(shard, row) of the index-th sample of the split in packing order."""
+        starts = np.cumsum((0, *self.shard_samples))
+        shard = int(np.searchsorted(starts, index, side="right")) - 1
+        return shard, index - int(starts[shard])
+
+    def sample(self, shard: int, row: int) -> Sample:
+        columns = self._columns[shard]
+        metadata = json.loads(self._read(shard, columns["json_offset"][row], columns["json_size"][row]))
+        return Sample(
+            key=str(columns["key"][row]),
+            image=self._read(shard, columns["image_offset"][row], columns["image_size"][row]),
+            captions=tuple(metadata["captions"]),
+            identity=str(columns["identity"][row]),
+        )
+
+    def _read(self, shard: int, offset: int, size: int) -> bytes:
+        if shard not in self._maps:
+            self._maps[shard] = _map(tar_path(self.dataset.directory, self.shards[shard].name), self.shards[shard].bytes)
+        return self._maps[shard][offset : offset + size]
+
+
+def _columns(dataset: Dataset, shard: Shard) -> dict[str, NDArray[Any]]:
+    table = read_index(dataset, shard, COLUMNS)
+    return {name: table.column(name).to_numpy(zero_copy_only=False) for name in COLUMNS}
+
+
+def _map(path: Path, size: int) -> mmap.mmap:
+    try:
+        with path.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read shard {path}: {error}") from None
+    if len(mapped) != size:
+        raise UserError(f"shard {path} has {len(mapped)} bytes, its index says {size}: pack the dataset again")
+    return mapped

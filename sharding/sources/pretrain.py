@@ -1,0 +1,57 @@
+"""PRETRAIN_41K and PRETRAIN_110K: one JSON list over images of two re-identification corpora, two long captions each.
+
+`ID` (a string) is unique only within its `source`, and `id` (an integer) may not be contiguous, so an identity is
+`<source>:<ID>`: a person keeps it when both versions of the dataset are mixed.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from sharding.record import RawDataset, Record
+from sharding.sources.annotation import (
+    BadField,
+    captions_of,
+    each_row,
+    find_annotation,
+    image_path,
+    load_rows,
+    optional_score,
+    split_of,
+    text,
+)
+
+
+def open_41k(input_dir: Path) -> RawDataset:
+    """`PRETRAIN_41K.json` with the images below `imgs/`."""
+    return _open(input_dir, "PRETRAIN_41K.json")
+
+
+def open_110k(input_dir: Path) -> RawDataset:
+    """`PRETRAIN_110K.json` with the images below `imgs/`."""
+    return _open(input_dir, "PRETRAIN_110K.json")
+
+
+def _open(input_dir: Path, name: str) -> RawDataset:
+    annotation = find_annotation(input_dir, name)
+    images = input_dir / "imgs"
+    rows = load_rows(annotation)
+
+    def parse(number: int, row: dict[str, Any]) -> Record:
+        file_path = image_path(row)
+        captions, dropped = captions_of(row)
+        source = text(row, "source")
+        if ":" in source:
+            raise BadField("source: a colon would make its identities ambiguous")
+        return Record(
+            row=number,
+            image=images / file_path,
+            captions=captions,
+            dropped_captions=dropped,
+            identity=f"{source}:{text(row, 'ID')}",
+            source=source,
+            split=split_of(row),
+            score=optional_score(row),
+            file_path=file_path,
+        )
+
+    return RawDataset(annotations=(annotation,), expected=len(rows), rows=each_row(rows, parse))

@@ -1,0 +1,65 @@
+"""Procedurally drawn pedestrians with captions, written out in the raw layout of any supported dataset.
+
+They stand in for the real corpora in tests, demos and benchmarks: same files, same fields, same traps. Importing this
+package is cheap; numpy, Pillow and pyarrow are loaded by the first call that needs them.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sharding.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+LAYOUTS: tuple[str, ...] = ("pretrain_110k", "luperson_t", "syncpr", "cuhk_pedes")
+
+
+def synthesize(
+    layout: str, *, people: int, out: Path, seed: int = 0, progress: Callable[[int, int], None] | None = None
+) -> int:
+    """Write `people` identities in the raw layout `layout` below `out`; returns the number of images.
+
+    The same arguments give the same bytes. For SynCPR two people make one textual quadruple. `progress` is called with
+    (done, total) after every identity or quadruple. Everything is written to a temporary folder beside `out` and renamed
+    at the end, so an interrupted run leaves nothing. Raises UserError for an unknown layout, fewer than one person, or an
+    `out` that exists and is not an empty folder.
+    """
+    if layout not in LAYOUTS:
+        raise UserError(f"unknown layout {layout!r}: choose one of {', '.join(LAYOUTS)}")
+    if people < 1:
+        raise UserError(f"people is {people}: ask for at least one")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists and is not an empty folder: remove it or choose another output")
+    from sharding.synthetic.layouts import WRITERS, Write
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        write = Write(
+            layout=layout, seed=seed, people=people, root=partial, progress=progress or (lambda done, total: None)
+        )
+        images = WRITERS[layout](write)
+        partial.chmod(0o755)  # mkdtemp makes folders private
+        if out.exists():
+            out.rmdir()
+        partial.rename(out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return images
+
+
+def contact_sheet(layout: str, *, people: int, columns: int, seed: int = 0, captions: bool = False) -> "Image.Image":
+    """A picture of the first `people` identities, one row each and `columns` views across; optionally captioned.
+
+    The first four rows are a family of look-alikes.
+    """
+    if layout not in LAYOUTS:
+        raise UserError(f"unknown layout {layout!r}: choose one of {', '.join(LAYOUTS)}")
+    from sharding.synthetic.sheet import draw_contact_sheet
+
+    return draw_contact_sheet(layout, people=people, columns=columns, seed=seed, captions=captions)

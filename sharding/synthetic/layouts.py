@@ -1,0 +1,269 @@
+"""Writes synthetic people out exactly as each real dataset lies on disk, its traps included.
+
+One function per raw layout; all of them stream pictures to disk as they are drawn. `Write.photo` draws picture number
+`view` of an identity, keyed so that it is the same whatever was drawn before.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sharding.synthetic.camera import CEILING, CUHK_FOLDERS, GENERATOR, SHOPFRONT, WEB_VIDEO, Domain, Photo, photograph
+from sharding.synthetic.captions import (
+    NOISE,
+    Observation,
+    composed_caption,
+    edit_caption,
+    human_caption,
+    observe,
+    template_caption,
+)
+from sharding.synthetic.dice import Dice
+from sharding.synthetic.long_captions import model_caption
+from sharding.synthetic.people import ATTRIBUTES, Person, identity, random_person, redraw
+from sharding.synthetic.words import HIDDEN_FROM_BEHIND, phrase
+
+Style = Callable[[Observation, Dice], str]
+VIEWS = {"front": 45, "back": 28, "side": 27}
+ENTIRE_ID_SHARE = 0.2  # of PRETRAIN_110K's people; the others are IUST_PersonReID's
+CUHK_SPLITS = {"train": 0.50, "val": 0.15, "test": 0.35}  # of this synthetic benchmark; the real one is 85 / 8 / 8
+SYNCPR_EDITABLE = ("upper", "lower", "shoes", "bag", "hat", "glasses", "scarf", "carried")
+SYNCPR_REUSED_REFERENCE = 0.2  # how often a reference is paired with a second target of its quadruple
+LUPERSON_BATCH = 256  # rows per Arrow record batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Write:
+    """One run of `synthesize`: the people of a layout and where their files go."""
+
+    layout: str
+    seed: int
+    people: int
+    root: Path
+    progress: Callable[[int, int], None]
+
+    def dice(self, *key: str | int) -> Dice:
+        """Draws for one purpose of this layout."""
+        return Dice(self.seed, self.layout, *key)
+
+    def photo(self, person: Person, index: int, view: str, number: int, domain: Domain) -> Photo:
+        """Picture `number` of identity `index`."""
+        return photograph(person, view, domain, self.dice("photo", index, number), self.dice("shade", index))
+
+    def captions(self, person: Person, index: int, view: str, number: int, count: int, style: Style) -> list[str]:
+        """`count` captions of one picture, each by its own annotator."""
+        texts = []
+        for annotator in range(count):
+            dice = self.dice("caption", index, number, annotator)
+            texts.append(style(observe(person, view, NOISE[self.layout], dice), dice))
+        return texts
+
+    def save(self, path: str, content: bytes) -> None:
+        """Write a file below the root, which is made up to its folder."""
+        target = self.root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+
+    def save_json(self, path: str, rows: list[dict[str, Any]]) -> None:
+        """Write a list of records."""
+        self.save(path, (json.dumps(rows, ensure_ascii=False, indent=1) + "\n").encode())
+
+
+def write_pretrain_110k(write: Write) -> int:
+    """`PRETRAIN_110K.json` and `imgs/`: two captions of ~69 words; `ID` repeats between sources, `id` has gaps."""
+    rows: list[dict[str, Any]] = []
+    ceiling_people = write.people - int(write.people * ENTIRE_ID_SHARE)
+    for index in range(write.people):
+        person, dice = identity(write.layout, write.seed, index), write.dice("identity files", index)
+        local = index if index < ceiling_people else index - ceiling_people
+        name = f"{local + 1:04d}"
+        for number in range(dice.count(4, 8)):
+            view = dice.weighted(VIEWS)
+            if index < ceiling_people:
+                source, domain = "IUST_PersonReID", CEILING
+                path = f"IUSTPersonReID/{name}_{dice.count(1, 19)}_{number + 1}_{dice.count(1, 400):03d}{number}.jpg"
+            else:
+                source, domain = "ENTIRe-ID", SHOPFRONT
+                path = f"ENTIReID/{name}_{dice.count(0, 36)}_{dice.count(1, 9000)}{number}.jpg"
+            photo = write.photo(person, index, view, number, domain)
+            write.save(f"imgs/{path}", photo.encode("jpg"))
+            rows.append({
+                "file_path": path,
+                "captions": write.captions(person, index, view, number, 2, model_caption),
+                "split": "val" if index % 20 == 7 else "train",
+                "score": photo.score,
+                "ID": name,
+                "id": 3 * index + index % 2,
+                "source": source,
+            })  # fmt: skip
+        write.progress(index + 1, write.people)
+    write.save_json("PRETRAIN_110K.json", rows)
+    return len(rows)
+
+
+def write_luperson_t(write: Write) -> int:
+    """`LUPerson_{train,val,restval,test}.arrow`: image bytes, two template texts, a running image_id and no identities."""
+    import pyarrow as pa  # the one layout that needs it; 0.3 s to import
+
+    schema = pa.schema([
+        ("image", pa.binary()), ("caption", pa.list_(pa.string())), ("image_id", pa.int64()), ("split", pa.string()),
+    ])  # fmt: skip
+    image_id = 0
+    with ExitStack() as stack:
+        tables: dict[str, tuple[Any, list[dict[str, Any]]]] = {}
+        for split in ("train", "val", "restval", "test"):
+            path = str(write.root / f"LUPerson_{split}.arrow")
+            tables[split] = (stack.enter_context(pa.ipc.new_file(path, schema)), [])
+
+        def flush(split: str) -> None:
+            writer, rows = tables[split]
+            writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=schema))
+            rows.clear()
+
+        for index in range(write.people):
+            person, dice = identity(write.layout, write.seed, index), write.dice("identity files", index)
+            split = {17: "val", 18: "restval", 19: "test"}.get(index % 20, "train")
+            for number in range(dice.count(1, 3)):
+                view = dice.weighted(VIEWS)
+                image = write.photo(person, index, view, number, WEB_VIDEO).encode("jpg")
+                texts = write.captions(person, index, view, number, 2, template_caption)
+                tables[split][1].append({"image": image, "caption": texts, "image_id": image_id, "split": split})
+                image_id += 1
+            if len(tables[split][1]) >= LUPERSON_BATCH:
+                flush(split)
+            write.progress(index + 1, write.people)
+        for split in tables:
+            flush(split)
+    return image_id
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quadruple:
+    """SynCPR's textual base: two people that differ by an edit, their captions, and the edit told both ways."""
+
+    reference: Person
+    target: Person
+    changed: tuple[str, ...]
+    told: tuple[str, ...]
+    captions: tuple[str, str]
+    edits: tuple[str, str]
+
+
+def quadruple(layout: str, seed: int, index: int) -> Quadruple:
+    """Textual quadruple `index`: captions tell clothes, what changes, and often one thing more; what stays keeps its words."""
+    dice = Dice(seed, layout, "quadruple", index)
+    reference = target = identity(layout, seed, index)
+    editable = [name for name in SYNCPR_EDITABLE if name != "lower" or reference.lower is not None]
+    changed = tuple(sorted(dice.shuffled(editable)[: dice.pick((1, 1, 2))], key=SYNCPR_EDITABLE.index))
+    for name in changed:
+        target = redraw(target, name, dice, fine=False)
+    extra = dice.pick(((), ("hair",), ("shoes",)))
+    told = tuple(name for name in ("hair", *SYNCPR_EDITABLE) if name in (*changed, *extra, "upper", "lower"))
+    people, wording = (reference, target), []
+    for person in people:
+        present = [name for name in told if getattr(person, name) is not None]
+        wording.append({name: phrase(name, person, Dice(seed, layout, "wording", index, name)) for name in present})
+    texts = [
+        composed_caption(person, list(words), words, Dice(seed, layout, "caption", index))
+        for person, words in zip(people, wording, strict=True)
+    ]
+    edits = edit_caption(reference, target, changed, wording[1]), edit_caption(target, reference, changed, wording[0])
+    return Quadruple(
+        reference=reference, target=target, changed=changed, told=told, captions=(texts[0], texts[1]), edits=edits
+    )
+
+
+def write_syncpr(write: Write) -> int:
+    """`SynCPR.json` and PNGs below `test*/sub_img/`: every pair in both directions; paths are relative to the JSON file."""
+    rows: list[dict[str, Any]] = []
+    quadruples, images = max(1, write.people // 2), 0
+    for index in range(quadruples):
+        base, dice = quadruple(write.layout, write.seed, index), write.dice("pairs", index)
+        folder, pairs = f"test{1 + index % 3}/sub_img", dice.count(1, 4)
+        paths = []
+        for pair in range(pairs):
+            sides = f"{folder}/img_left/{index}-{pair}_left.png", f"{folder}/img_right/{index}-{pair}_right.png"
+            for path, photo in zip(sides, generated_pair(write, base, index, pair), strict=True):
+                write.save(path, photo.encode("png"))
+            paths.append(sides)
+            images += 2
+        couples = list(paths)
+        if pairs > 1 and dice.chance(SYNCPR_REUSED_REFERENCE):
+            couples.append((paths[0][0], paths[1][1]))
+        for couple in couples:
+            for here, there in ((0, 1), (1, 0)):
+                rows.append({
+                    "reference_caption": base.captions[here],
+                    "target_caption": base.captions[there],
+                    "reference_image_path": couple[here],
+                    "target_image_path": couple[there],
+                    "edit_caption": base.edits[here],
+                    "cpr_id": 2 * index + here,
+                })  # fmt: skip
+        write.progress(index + 1, quadruples)
+    write.save_json("SynCPR.json", rows)
+    return images
+
+
+def generated_pair(write: Write, base: Quadruple, index: int, pair: int) -> tuple[Photo, Photo]:
+    """Both pictures of a pair: what the captions leave open is drawn anew for every pair, and shared within it."""
+    dice = write.dice("pair", index, pair)
+    fixed = {"gender", "age", "upper", "lower", *base.told}
+    free = random_person(dice)
+    hidden = "glasses" in base.changed or base.target.carried in HIDDEN_FROM_BEHIND or base.reference.carried in HIDDEN_FROM_BEHIND
+    photos = []
+    for side, person in enumerate((base.reference, base.target)):
+        drawn = replace(free, **{name: getattr(person, name) for name in ATTRIBUTES if name in fixed})
+        view = "front" if hidden else dice.weighted(VIEWS)
+        drawn = observe(drawn, view, NOISE[write.layout], dice).person
+        photos.append(write.photo(drawn, index, view, 2 * pair + side, GENERATOR))
+    return photos[0], photos[1]
+
+
+def write_cuhk_pedes(write: Write) -> int:
+    """`reid_raw.json` and `imgs/` in seven folders, identities split 50 / 15 / 35 and numbered from 1 in split order.
+
+    The original's traps at small rates: a third caption, an identity with one image, a caption that two identities share.
+    """
+    rows: list[dict[str, Any]] = []
+    train_end = int(write.people * CUHK_SPLITS["train"])
+    val_end = train_end + int(write.people * CUHK_SPLITS["val"])
+    neighbour = ""
+    for index in range(write.people):
+        person, dice = identity(write.layout, write.seed, index), write.dice("identity files", index)
+        folder = dice.pick(tuple(CUHK_FOLDERS))
+        split = "train" if index < train_end else "val" if index < val_end else "test"
+        views = dice.shuffled(("front", "back", "side", dice.weighted(VIEWS)))
+        for number in range(1 if index % 29 == 5 else dice.pick((2, 3, 3, 3, 4))):
+            view = views[number]
+            path = f"{folder}/{index + 1:05d}_{number + 1}.{'png' if folder == 'CUHK01' else 'jpg'}"
+            photo = write.photo(person, index, view, number, CUHK_FOLDERS[folder])
+            write.save(f"imgs/{path}", photo.encode(path[-3:]))
+            count = 3 if index % 23 == 3 and number == 0 else 2
+            captions = write.captions(person, index, view, number, count, human_caption)
+            if number == 0:
+                if index % 32 == 1:  # the second of a family of look-alikes takes over a caption of the first
+                    captions[1] = neighbour
+                neighbour = captions[0]
+            rows.append({
+                "split": split,
+                "captions": captions,
+                "file_path": path,
+                "processed_tokens": [re.findall(r"[a-z0-9'-]+", caption.lower()) for caption in captions],
+                "id": index + 1,
+            })  # fmt: skip
+        write.progress(index + 1, write.people)
+    write.save_json("reid_raw.json", rows)
+    return len(rows)
+
+
+WRITERS: dict[str, Callable[[Write], int]] = {
+    "pretrain_110k": write_pretrain_110k,
+    "luperson_t": write_luperson_t,
+    "syncpr": write_syncpr,
+    "cuhk_pedes": write_cuhk_pedes,
+}
