@@ -1,4 +1,4 @@
-"""Errors of the cluster package that users are meant to see: a command prints them as one line and exits with the code."""
+"""Errors of the cluster package that users are meant to see: a command prints one line, exits with the code."""
 
 
 class ClusterError(Exception):

@@ -4,11 +4,11 @@
 Ray and torch are imported inside the functions that need them, so that importing this module costs nothing.
 """
 
+import logging
 import os
 import secrets
 import signal
 import sys
-import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -21,6 +21,7 @@ from types import FrameType
 from typing import Any
 
 from cluster.errors import ClusterError, LaunchError
+from cluster.head import OBJECT_STORE_BYTES, short_temporary_directory
 
 Worker = Callable[[dict[str, Any]], None]
 
@@ -32,15 +33,12 @@ RAY_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # the patched print writes every line twice
     "RAY_TRAIN_METRICS_ENABLED": "0",  # cluster.metrics exports what is worth watching
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # otherwise a relative path in the settings means another file on the ranks
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's coming default; unset, every start warns about it
 }
 # Additionally for a cluster of our own.
 LOCAL_RAY_ENVIRONMENT = {
     "RAY_LOGGER_LEVEL": "error",  # Ray Train's helper actors warn every second that there is no dashboard
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a single machine is not reclaimed while its driver lives
 }
-OBJECT_STORE_BYTES = 128 << 20  # only the pickled function passes through it; Ray's default is 30 % of the memory
-LONGEST_TEMPORARY_ROOT = 30  # Ray adds up to 75 bytes to it and a Unix socket's path ends at 107
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +100,9 @@ def launch_torchrun(worker: Worker, settings: dict[str, Any], *, timeout_s: int 
     Initialises torch.distributed from torchrun's environment (nccl where CUDA is available, else gloo) and destroys
     the process group at the end, also when the worker raises. Raises ClusterError outside torchrun.
     """
-    missing = [name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    missing = [
+        name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ
+    ]
     if missing:
         raise ClusterError(
             f"the torchrun backend finds no {', '.join(missing)} in its environment; start it with "
@@ -119,15 +119,6 @@ def launch_torchrun(worker: Worker, settings: dict[str, Any], *, timeout_s: int 
         worker(settings)
     finally:
         distributed.destroy_process_group()
-
-
-@contextmanager
-def short_temporary_directory() -> Iterator[Path]:
-    """A temporary directory whose path is short enough for Ray's Unix sockets; removed at the end."""
-    root = tempfile.gettempdir()
-    root = root if len(root) <= LONGEST_TEMPORARY_ROOT else "/tmp"
-    with tempfile.TemporaryDirectory(prefix="ray-", dir=root, ignore_cleanup_errors=True) as directory:
-        yield Path(directory)
 
 
 @contextmanager
@@ -156,9 +147,11 @@ def _connect(address: str) -> None:
     import ray
 
     try:
-        ray.init(logging_level="WARNING")
+        ray.init(logging_level=logging.WARNING)
     except ConnectionError:
-        raise ClusterError(f"no Ray cluster answers at RAY_ADDRESS={address}; unset it to run on this machine") from None
+        raise ClusterError(
+            f"no Ray cluster answers at RAY_ADDRESS={address}; unset it to run on this machine"
+        ) from None
 
 
 def _start_local(topology: Topology, directory: Path) -> None:
@@ -169,7 +162,7 @@ def _start_local(topology: Topology, directory: Path) -> None:
         num_cpus=ceil(topology.ranks * topology.cpus_per_rank),
         object_store_memory=OBJECT_STORE_BYTES,
         include_dashboard=False,
-        logging_level="WARNING",
+        logging_level=logging.WARNING,
         _node_ip_address="127.0.0.1",
         _temp_dir=str(directory),
     )
@@ -197,7 +190,9 @@ def _trainer(worker: Worker, settings: dict[str, Any], *, topology: Topology, na
     from ray.train import LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    threads = str(max(1, floor(topology.cpus_per_rank)))
+    variables = {"OMP_NUM_THREADS": str(max(1, floor(topology.cpus_per_rank)))}  # Ray would say 1
+    if not topology.gpus_per_rank:
+        variables["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves the machine's GPUs visible to ranks that reserve none
     storage.mkdir(parents=True, exist_ok=True)
     return TorchTrainer(
         _reporting_failures(worker),
@@ -208,10 +203,10 @@ def _trainer(worker: Worker, settings: dict[str, Any], *, topology: Topology, na
             use_gpu=topology.gpus_per_rank > 0,
             resources_per_worker=topology.resources_per_rank,
         ),
-        run_config=RunConfig(
+        run_config=RunConfig(  # type: ignore[call-arg]  # ray.train's stubs describe its version 1
             name=name,
             storage_path=str(storage.resolve()),
-            worker_runtime_env={"env_vars": {"OMP_NUM_THREADS": threads}},
+            worker_runtime_env={"env_vars": variables},
             logging_config=LoggingConfig(log_level="CRITICAL"),
         ),
     )
@@ -248,10 +243,16 @@ def _launch_error(error: Exception) -> LaunchError:
             return LaunchError(failure.message, exit_code=failure.exit_code)
     for rank, failure in reported.items():
         return LaunchError(f"rank {rank} failed: {_one_line(failure.message)}")
-    for rank, failure in failures.items():
-        died = str(getattr(failure, "health_check_failure", failure))
-        return LaunchError(f"rank {rank} died: {_one_line(died.partition('Worker exit detail:')[2] or died)}")
+    for rank, death in failures.items():
+        return LaunchError(f"rank {rank} died: {_cause_of_death(death)}")
     return LaunchError(f"Ray Train failed: {_one_line(str(error))}")
+
+
+def _cause_of_death(failure: Exception) -> str:
+    """Ray's sentence about a lost process, out of its page of advice."""
+    text = str(getattr(failure, "health_check_failure", failure))
+    detail = text.partition("Worker exit detail:")[2].partition("Some common causes")[0]
+    return f"{_one_line(detail or text)} Was it out of memory? The kernel's log (`dmesg`) knows."
 
 
 def _one_line(text: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, LaunchError
 from cluster.launch import Topology, launch_ray, launch_torchrun
 from pretrain.config import Settings, as_tree, load_settings, setting_names, settings_hash
 from sharding.errors import UserError
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         if os.environ.get("RANK", "0") == "0":
             record(settings)
         launch(settings)
-    except (UserError, ClusterError) as error:
+    except (UserError, ClusterError, LaunchError) as error:
         for line in str(error).splitlines():
             print(f"pretrain: {line}", file=sys.stderr)
         return error.exit_code

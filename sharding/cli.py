@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"sharding: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("sharding: interrupted; run the same command again to resume", file=sys.stderr)
+        print(f"sharding: interrupted; run the same command again to {arguments.again}", file=sys.stderr)
         return 130
     return 0
 
@@ -85,7 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     pack.add_argument("--shard-size", default="64M", type=byte_count, metavar="SIZE", help="most bytes a shard (64M)")
     pack.add_argument("--shard-samples", default=10_000, type=positive, metavar="N", help="most images a shard (10000)")
     pack.add_argument("--json", action="store_true", help="print the summary as one JSON object")
-    pack.set_defaults(run=run_pack)
+    pack.set_defaults(run=run_pack, again="resume")
 
     summary = "Draw synthetic people and write them out in a raw layout."
     synth = commands.add_parser("synth", help=summary, description=summary, epilog=SYNTH_EPILOG)
@@ -93,7 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
     synth.add_argument("--people", required=True, type=positive, metavar="N", help="number of identities")
     synth.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write")
     synth.add_argument("--seed", default=0, type=int, metavar="S", help="another seed, other people (0)")
-    synth.set_defaults(run=run_synth)
+    synth.set_defaults(run=run_synth, again="start over")
     return parser
 
 
@@ -101,7 +101,7 @@ def run_pack(arguments: argparse.Namespace) -> None:
     """`sharding pack`."""
     from sharding.pack import pack
 
-    with progress_bar("packing") as progress:
+    with progress_bar("packing", "images") as progress:
         packed = pack(
             arguments.source,
             arguments.input,
@@ -119,7 +119,7 @@ def run_synth(arguments: argparse.Namespace) -> None:
 
     if arguments.layout not in LAYOUTS:
         raise UserError(unknown("layout", arguments.layout, LAYOUTS))
-    with progress_bar("drawing") as progress:
+    with progress_bar("drawing", "people") as progress:
         images = synthesize(
             arguments.layout, people=arguments.people, out=arguments.out, seed=arguments.seed, progress=progress
         )
@@ -170,15 +170,15 @@ def pack_table(packed: "Packed") -> str:
 
 
 @contextmanager
-def progress_bar(label: str) -> Iterator[Callable[[int, int], None] | None]:
-    """A function (done, total) that draws a bar with images/s on stderr; None where stderr is no terminal."""
+def progress_bar(label: str, unit: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A function (done, total) that draws a bar with units per second on stderr; None where stderr is no terminal."""
     if not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    rate = TextColumn("{task.fields[rate]:,.0f} images/s")
+    rate = TextColumn(f"{{task.fields[rate]:,.0f}} {unit}/s")
     columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(label, total=None, rate=0.0)

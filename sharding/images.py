@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 64 << 20
 MOST_PIXELS = 50_000_000
+TOO_MANY_PIXELS = f"image: more than {MOST_PIXELS:,} pixels"
+PNG_END = b"IEND\xae\x42\x60\x82"
 EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "BMP": "png"}
 
 
@@ -77,11 +79,13 @@ def check_image(data: bytes) -> CheckedImage:
             image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "BMP"))
         except Image.UnidentifiedImageError:
             raise BadImage("image: not a JPEG, PNG or BMP") from None
+        except Image.DecompressionBombError:
+            raise BadImage(TOO_MANY_PIXELS) from None
         except Exception as error:  # damaged headers raise many kinds of error
             raise _undecodable(error) from None
         width, height = image.size
         if width * height > MOST_PIXELS:
-            raise BadImage(f"image: more than {MOST_PIXELS:,} pixels")
+            raise BadImage(TOO_MANY_PIXELS)
         if image.mode == "CMYK":
             raise BadImage("image: CMYK, which not every decoder turns into RGB")
         try:
@@ -89,6 +93,8 @@ def check_image(data: bytes) -> CheckedImage:
             image.load()
         except Exception as error:
             raise _undecodable(error) from None
+    if image.format == "PNG" and PNG_END not in data:
+        raise BadImage("image: truncated")  # all pixels came before the cut
     ext = EXTENSIONS[image.format or ""]
     if image.format == "BMP":
         data = _as_png(image)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sharding.claim import claimed, refuse_another_job
+from sharding.claim import MARKER, claimed, refuse_another_job
 from sharding.errors import UserError
 from sharding.images import BadImage, check_image, read_image
 from sharding.index import (
@@ -90,6 +90,8 @@ def _complete(out: Path, job: dict[str, Any]) -> Packed:
     import pyarrow.parquet as pq
 
     refuse_another_job(out, read_dataset_json(out), job)
+    if (out / MARKER).exists():  # killed between the last two steps
+        (out / MARKER).unlink()
     reasons = pq.read_table(out / "rejects.parquet", columns=["reason"])["reason"].to_pylist()
     return Packed(
         dataset=open_dataset(out),

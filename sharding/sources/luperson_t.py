@@ -1,8 +1,8 @@
 """LUPerson-T: Arrow files `LUPerson_{train,val,restval,test}.arrow` that hold the image bytes, or one JSON list.
 
-The corpus names no people: every image is its own identity, `luperson_t:<image_id>`, so a repeated image_id is
-refused. `restval` is training data kept apart from the split it is named after, and is packed as `train`. Rows are
-numbered through all files in the order above.
+The corpus names no people: every image is its own identity, `luperson_t:<image_id>` (a string or an integer), so a
+repeated image_id is refused. `restval` is training data kept apart from the split it is named after, and is packed as
+`train`. Rows are numbered through all files in the order above.
 """
 
 from collections.abc import Iterator
@@ -17,6 +17,7 @@ from sharding.sources.annotation import (
     each_row,
     find_annotation,
     image_path,
+    integer,
     kind,
     load_rows,
     printable_path,
@@ -113,7 +114,9 @@ def _parse_arrow_row(number: int, row: dict[str, Any] | None, seen: set[str]) ->
     if not isinstance(image, bytes):
         raise BadField(f"image: bytes were expected, found {kind(image)}")
     split = "train" if row["split"] == "restval" else split_of(row)
-    return _record(number, text(row, "image_id"), row, image, split, seen)
+    image_id = row["image_id"]
+    image_id = str(integer(row, "image_id")) if isinstance(image_id, int) else text(row, "image_id")
+    return _record(number, image_id, row, image, split, seen)
 
 
 def _record(number: int, image_id: str, row: dict[str, Any], image: Path | bytes, split: str, seen: set[str]) -> Record:

@@ -24,9 +24,9 @@ def synthesize(
     """Write `people` identities in the raw layout `layout` below `out`; returns the number of images.
 
     The same arguments give the same bytes. For SynCPR two people make one textual quadruple. `progress` is called with
-    (done, total) after every identity or quadruple. Everything is written to a temporary folder beside `out` and renamed
-    at the end, so an interrupted run leaves nothing. Raises UserError for an unknown layout, fewer than one person, or an
-    `out` that exists and is not an empty folder.
+    (done, total) after every identity or quadruple. Everything is written to a temporary folder beside `out` that is
+    renamed at the end, so an interrupted run leaves nothing. Raises UserError for an unknown layout, fewer than one
+    person, or an `out` that exists and is not an empty folder.
     """
     if layout not in LAYOUTS:
         raise UserError(f"unknown layout {layout!r}: choose one of {', '.join(LAYOUTS)}")

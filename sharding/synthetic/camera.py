@@ -1,6 +1,7 @@
 """Camera domains: how each source looks at people, from viewpoint and light to blur, grain and JPEG quality.
 
-`photograph` is the one way from a person to pixels. Sources differ on purpose: what is learned on one has to carry over.
+`photograph` is the one way from a person to pixels. Sources differ on purpose: what is learned on one has to carry
+over.
 """
 
 import io
@@ -13,8 +14,9 @@ from PIL import Image, ImageFilter
 from sharding.synthetic.dice import Dice
 from sharding.synthetic.draw import draw_person
 from sharding.synthetic.figure import SUPERSAMPLE, Frame, Pose, Sheet
+from sharding.synthetic.occluders import occlude
 from sharding.synthetic.people import Person
-from sharding.synthetic.scenes import occlude, paint_scene
+from sharding.synthetic.scenes import paint_scene
 
 Range = tuple[float, float]
 
@@ -41,8 +43,8 @@ class Domain:
 
 CEILING = Domain(
     scenes=("corridor", "corridor", "shop"), height=(168, 240), aspect=(2.1, 2.8), tilt=(0.18, 0.40), fill=(0.86, 0.98),
-    exposure=(0.78, 1.05), contrast=(0.82, 1.0), warmth=(-0.07, 0.02), slope=0.16, blur=(0.2, 0.9), sharpness=(0.6, 1.0),
-    grain=(1.5, 5.0), occlusion=0.08, quality=(62, 82),
+    exposure=(0.78, 1.05), contrast=(0.82, 1.0), warmth=(-0.07, 0.02), slope=0.16, blur=(0.2, 0.9),
+    sharpness=(0.6, 1.0), grain=(1.5, 5.0), occlusion=0.08, quality=(62, 82),
 )  # fmt: skip
 SHOPFRONT = Domain(
     scenes=("plaza", "street"), height=(180, 256), aspect=(1.9, 2.5), tilt=(0.05, 0.18), fill=(0.80, 0.95),
@@ -55,14 +57,14 @@ WEB_VIDEO = Domain(
     sharpness=(0.45, 1.0), grain=(0.5, 6.0), occlusion=0.2, quality=(60, 85),
 )  # fmt: skip
 GENERATOR = Domain(
-    scenes=("studio", "studio", "lawn", "street"), height=(224, 256), aspect=(1.9, 2.2), tilt=(-0.02, 0.06), fill=(0.86, 0.94),
-    exposure=(0.98, 1.14), contrast=(1.0, 1.18), warmth=(-0.02, 0.08), slope=0.20, blur=(0.0, 0.3), sharpness=(1.0, 1.0),
-    grain=(0.0, 0.6), occlusion=0.0, quality=(92, 95),
+    scenes=("studio", "studio", "lawn", "street"), height=(224, 256), aspect=(1.9, 2.2), tilt=(-0.02, 0.06),
+    fill=(0.86, 0.94), exposure=(0.98, 1.14), contrast=(1.0, 1.18), warmth=(-0.02, 0.08), slope=0.20, blur=(0.0, 0.3),
+    sharpness=(1.0, 1.0), grain=(0.0, 0.6), occlusion=0.0, quality=(92, 95),
 )  # fmt: skip
 CAMPUS = Domain(
     scenes=("lawn", "street", "plaza"), height=(160, 250), aspect=(2.0, 2.9), tilt=(0.06, 0.22), fill=(0.84, 0.98),
-    exposure=(0.80, 1.15), contrast=(0.85, 1.1), warmth=(-0.05, 0.06), slope=0.24, blur=(0.2, 0.9), sharpness=(0.65, 1.0),
-    grain=(1.0, 4.5), occlusion=0.1, quality=(70, 92),
+    exposure=(0.80, 1.15), contrast=(0.85, 1.1), warmth=(-0.05, 0.06), slope=0.24, blur=(0.2, 0.9),
+    sharpness=(0.65, 1.0), grain=(1.0, 4.5), occlusion=0.1, quality=(70, 92),
 )  # fmt: skip
 CUHK_FOLDERS: dict[str, Domain] = {  # the benchmark's images were gathered from five older ones, each with its own look
     "cam_a": CAMPUS,
@@ -77,7 +79,7 @@ CUHK_FOLDERS: dict[str, Domain] = {  # the benchmark's images were gathered from
 
 @dataclass(frozen=True, kw_only=True)
 class Photo:
-    """A finished picture, how good it is (1 bad to 5 excellent, as DeQA scores), and the JPEG quality to store it at."""
+    """A finished picture, its quality score (1 bad to 5 excellent, like DeQA's) and the JPEG quality to store it at."""
 
     image: Image.Image
     score: float
@@ -122,13 +124,13 @@ def develop(sheet: Sheet, scene: Image.Image, domain: Domain, dice: Dice) -> np.
     """
     figure = np.asarray(sheet.colour.reduce(SUPERSAMPLE), dtype=np.float32)
     cover = sheet.relief.point([0] + [255] * 255).reduce(SUPERSAMPLE)
-    radius = max(1.0, sheet.scale / SUPERSAMPLE * 0.010)
-    relief = np.asarray(sheet.relief.reduce(SUPERSAMPLE).filter(ImageFilter.BoxBlur(radius)), dtype=np.float32)
+    radius = max(1.0, sheet.scale / SUPERSAMPLE * 0.007)
+    relief = np.asarray(sheet.relief.reduce(SUPERSAMPLE).filter(ImageFilter.GaussianBlur(radius)), dtype=np.float32)
     side = dice.pick((-1.0, 1.0))
     slope = np.zeros_like(relief)
     slope[:, 1:-1] = side * (relief[:, 2:] - relief[:, :-2])
     slope[1:-1] += 0.7 * (relief[2:] - relief[:-2])
-    shade = 1.0 + 0.30 * np.tanh(slope * (0.011 * radius))
+    shade = 1.0 + 0.30 * np.tanh(slope * (0.018 * radius))
     mask = np.asarray(cover, dtype=np.float32)[:, :, None] / 255.0
     pixels = figure * shade[:, :, None] + np.asarray(scene, dtype=np.float32) * (1.0 - mask)
     warmth, contrast = dice.between(*domain.warmth), dice.between(*domain.contrast)
@@ -156,5 +158,5 @@ def degrade(pixels: np.ndarray, blur: float, sharpness: float, grain: float, dic
 
 @cache
 def grain_table() -> np.ndarray:
-    """Unit Gaussian noise, float32 [400, 400, 1], drawn once: a random window of it is as good as new noise."""
-    return Dice("grain").generator.standard_normal((400, 400, 1)).astype(np.float32)
+    """Unit Gaussian noise, float32 [640, 400, 1], drawn once: a random window of it is as good as new noise."""
+    return Dice("grain").generator.standard_normal((640, 400, 1)).astype(np.float32)

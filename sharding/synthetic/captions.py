@@ -1,14 +1,15 @@
 """Captions written from attributes, at two granularities, with the noise of each source.
 
-An annotator first observes a person (`observe`: some attributes wrong, vague or missed at set rates), then writes in the
-style of the source: `human_caption` ~23 words, `template_caption` ~19, `composed_caption` ~14, `model_caption` ~69 as
-vision-language models do, `ultra_fine_caption` 70-80.
+An annotator first observes a person (`observe`: some attributes wrong, vague or missed at set rates), then writes in
+the style of the source: `human_caption` ~23 words, `template_caption` ~20, `composed_caption` ~18. The long styles are
+in long_captions.py.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from sharding.synthetic.dice import Dice
-from sharding.synthetic.people import CARRIED, ATTRIBUTES, Item, Lower, Person, Upper
+from sharding.synthetic.people import ATTRIBUTES, CARRIED, Item, Lower, Person, Upper
 from sharding.synthetic.words import AGE_WORDS, GENDER_WORDS, article, phrase, tellable
 
 CONFUSED = {  # what a tired annotator or a model takes a colour for
@@ -16,8 +17,14 @@ CONFUSED = {  # what a tired annotator or a model takes a colour for
     "red": ("orange", "pink"), "orange": ("red", "yellow"), "yellow": ("orange", "beige"), "green": ("blue", "grey"),
     "blue": ("navy", "purple", "light blue"), "navy": ("black", "blue"), "light blue": ("blue", "white"),
     "purple": ("navy", "pink"), "pink": ("red", "white"), "brown": ("black", "beige"), "beige": ("white", "brown"),
-    "blond": ("brown", "grey"),
 }  # fmt: skip
+CONFUSED_HAIR = {
+    "black": ("brown",),
+    "brown": ("black", "blond"),
+    "blond": ("brown",),
+    "red": ("brown",),
+    "grey": ("blond",),
+}
 CONFUSED_KINDS = {
     "t-shirt": "shirt", "shirt": "t-shirt", "sweater": "hoodie", "hoodie": "jacket", "jacket": "coat", "coat": "jacket",
     "blazer": "jacket", "tank top": "t-shirt", "trousers": "jeans", "jeans": "trousers", "leggings": "trousers",
@@ -43,12 +50,13 @@ NOISE = {
     "syncpr": Noise(wrong=0.04, dropped=0.0, vague=0.0),  # the image generator's: the picture disobeys the text
     "cuhk_pedes": Noise(wrong=0.02, dropped=0.05, vague=0.04),
 }
+TEMPLATE_PHRASES = 12  # words of phrases after which a template takes no more
 FAITHFUL = Noise(wrong=0.0, dropped=0.0, vague=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Observation:
-    """A person as an annotator noted them: what is wrong has been changed, `state` says what happened to each attribute."""
+    """A person as an annotator noted them: `person` holds the mistakes, `state` what happened to each attribute."""
 
     person: Person
     view: str
@@ -84,7 +92,7 @@ def observe(person: Person, view: str, noise: Noise, dice: Dice) -> Observation:
         chance = dice.unit()
         if chance < noise.wrong:
             state[name] = "wrong"
-            person = replace(person, **{name: misread(getattr(person, name), dice)})
+            person = replace(person, **{name: misread(name, getattr(person, name), dice)})
         elif chance < noise.wrong + noise.dropped:
             state[name] = "dropped"
         elif chance < noise.wrong + noise.dropped + noise.vague:
@@ -92,7 +100,7 @@ def observe(person: Person, view: str, noise: Noise, dice: Dice) -> Observation:
     return Observation(person=person, view=view, state=state)
 
 
-def misread(value: Item | Upper | Lower | str, dice: Dice) -> object:
+def misread(name: str, value: Item | Upper | Lower | str, dice: Dice) -> Any:
     """A plausible mistake: mostly the colour, sometimes the kind."""
     if isinstance(value, str):
         if value in CONFUSED:
@@ -102,7 +110,7 @@ def misread(value: Item | Upper | Lower | str, dice: Dice) -> object:
         return {"glasses": "sunglasses", "sunglasses": "glasses"}[value]
     if value.kind in CONFUSED_KINDS and (value.kind == "bald" or dice.chance(0.3)):
         return replace(value, kind=CONFUSED_KINDS[value.kind])
-    return replace(value, colour=dice.pick(CONFUSED[value.colour]))
+    return replace(value, colour=dice.pick((CONFUSED_HAIR if name == "hair" else CONFUSED)[value.colour]))
 
 
 def join(phrases: list[str]) -> str:
@@ -117,8 +125,8 @@ def words(text: str) -> int:
 
 def human_caption(seen: Observation, dice: Dice) -> str:
     """Two or three plain sentences of a crowd worker, 23 words on average."""
-    told, target = seen.told(), dice.between(14, 25)
-    clothes = [name for name in ("upper", "lower") if name in told]
+    told, target = seen.told(), dice.between(16, 29)
+    clothes = [name for name in told if name in ("upper", "lower")]
     phrases = {name: seen.phrase(name, dice) for name in clothes}
     used, rest = 6 + words(" ".join(phrases.values())), dice.shuffled([name for name in told if name not in clothes])
     for name in rest:
@@ -158,8 +166,10 @@ def human_rest(seen: Observation, phrases: dict[str, str], left: list[str], dice
 
 def template_caption(seen: Observation, dice: Dice) -> str:
     """One sentence with the attributes filled into a template, as pseudo-texts are made."""
-    told = seen.told()
-    get = {name: seen.phrase(name, dice) for name in told}
+    get: dict[str, str] = {}
+    for name in sorted(dice.shuffled(seen.told()), key=("upper", "lower").__contains__, reverse=True):
+        if words(" ".join(get.values())) < TEMPLATE_PHRASES:
+            get[name] = seen.phrase(name, dice)
     hair = f" with {get['hair']}" if "hair" in get else ""
     worn = join([get[name] for name in ("hat", "upper", "lower", "shoes") if name in get] or ["casual clothes"])
     extra = [get[name] for name in ("glasses", "scarf") if name in get]

@@ -1,8 +1,8 @@
 """The paper figure below the clothes: pose, joints and the two-layer sheet that people are drawn on.
 
-Body space: x to the image's right from the body's axis, y from 0 at the crown to 1 at the soles, one unit = one person's
-height. A side view always faces +x here; the sheet mirrors it. The sheet draws at twice the final size, colour and relief
-together: relief is how far a part stands out, and the camera turns its slopes into light and shade.
+Body space: x to the image's right from the body's axis, y from 0 at the crown to 1 at the soles, one unit = one
+person's height. A side view always faces +x here; the sheet mirrors it. The sheet draws at twice the final size, colour
+and relief together: relief is how far a part stands out, and the camera turns its slopes into light and shade.
 """
 
 import math
@@ -15,12 +15,18 @@ from sharding.synthetic.people import Person
 
 Point = tuple[float, float]
 Colour = tuple[int, int, int]
+Material = Colour | Image.Image  # one colour, or a picture of the sheet's size with a pattern woven in
 SUPERSAMPLE = 2
 BUILD_WIDTH = {"slim": 0.9, "average": 1.0, "stocky": 1.2}
 _CIRCLE = [(math.cos(k * math.pi / 9), math.sin(k * math.pi / 9)) for k in range(18)]
 _CAP = [(math.cos(k * math.pi / 5), math.sin(k * math.pi / 5)) for k in range(6)]
 _SPLINE = [  # Catmull-Rom weights at four places between two control points
-    (-0.5 * t + t**2 - 0.5 * t**3, 1 - 2.5 * t**2 + 1.5 * t**3, 0.5 * t + 2 * t**2 - 1.5 * t**3, -0.5 * t**2 + 0.5 * t**3)
+    (
+        -0.5 * t + t**2 - 0.5 * t**3,
+        1 - 2.5 * t**2 + 1.5 * t**3,
+        0.5 * t + 2 * t**2 - 1.5 * t**3,
+        -0.5 * t**2 + 0.5 * t**3,
+    )
     for t in (0.0, 0.25, 0.5, 0.75)
 ]
 
@@ -96,7 +102,7 @@ def facing_skeleton(person: Person, pose: Pose, width: float) -> Skeleton:
     """Joints seen from the front or from behind: the leg that is further away ends higher in the picture."""
     shoulder = (0.093 if person.gender == "man" else 0.080) * (0.6 + 0.4 * width)
     first = 1 if pose.stride > 0 else -1
-    swing = abs(pose.stride)
+    swing, spread = abs(pose.stride), 0.014 * (width - 0.9)
     hips, knees, ankles, shoulders, elbows, wrists = [], [], [], [], [], []
     for side, forward in ((first, -swing), (-first, swing)):
         back = max(0.0, -forward)
@@ -104,15 +110,17 @@ def facing_skeleton(person: Person, pose: Pose, width: float) -> Skeleton:
         knees.append((side * (0.048 * width - 0.006 * back), 0.725 - 0.014 * back))
         ankles.append((side * (0.045 * width - 0.012 * back), 0.948 - 0.040 * back))
     for side, forward in ((first, swing), (-first, -swing)):
-        shoulders.append((side * shoulder, 0.200))
-        elbows.append((side * (shoulder + 0.030), 0.345 - 0.008 * abs(forward)))
-        wrists.append((side * (shoulder + 0.030 - 0.018 * max(0.0, forward)), 0.470 - 0.028 * max(0.0, forward)))
+        shoulders.append((side * (shoulder - 0.008), 0.210))
+        elbows.append((side * (shoulder + 0.018 + spread), 0.348 - 0.008 * abs(forward)))
+        wrists.append(
+            (side * (shoulder + 0.020 + spread - 0.022 * max(0.0, forward)), 0.468 - 0.028 * max(0.0, forward))
+        )
     if pose.raised:
         side = -first
         elbows[1] = (side * (shoulder + 0.036), 0.338)
         wrists[1] = (side * (shoulder - 0.035), 0.268)
     return Skeleton(
-        width=width, head=(0.004 * pose.turn, 0.072), lift=0.0,
+        width=width, head=(0.004 * pose.turn, 0.079), lift=0.0,
         shoulders=(shoulders[0], shoulders[1]), elbows=(elbows[0], elbows[1]), wrists=(wrists[0], wrists[1]),
         hips=(hips[0], hips[1]), knees=(knees[0], knees[1]), ankles=(ankles[0], ankles[1]),
     )  # fmt: skip
@@ -141,7 +149,7 @@ def side_skeleton(pose: Pose, width: float) -> Skeleton:
         return (points[0][0], points[0][1] + lift), (points[1][0], points[1][1] + lift)
 
     return Skeleton(
-        width=width, head=(0.014, 0.072 + lift), lift=lift,
+        width=width, head=(0.014, 0.079 + lift), lift=lift,
         shoulders=lower([(-0.004, 0.205)] * 2), elbows=lower(elbows), wrists=lower(wrists),
         hips=lower([(0.0, 0.505)] * 2), knees=lower(knees), ankles=lower(ankles),
     )  # fmt: skip
@@ -173,11 +181,12 @@ class Sheet:
         """Body space to sheet pixels; a tilted camera widens and stretches what is near it, the head."""
         tilt, axis, crown, scale, flip = self.tilt, self.axis, self.crown, self.scale, self.facing * self.scale
         return [
-            (axis + flip * x * (1 + tilt * (0.5 - y)), crown + scale * (y + 0.5 * tilt * y * (1 - y))) for x, y in points
+            (axis + flip * x * (1 + tilt * (0.5 - y)), crown + scale * (y + 0.5 * tilt * y * (1 - y)))
+            for x, y in points
         ]
 
-    def shape(self, points: list[Point], colour: "Colour | Image.Image", relief: int) -> None:
-        """A filled polygon; a picture of the sheet's size in place of a colour is a woven pattern."""
+    def shape(self, points: list[Point], colour: Material, relief: int) -> None:
+        """A filled polygon."""
         outline = self.pixels(points)
         self._relief.polygon(outline, fill=relief)
         if isinstance(colour, Image.Image):
@@ -194,7 +203,7 @@ class Sheet:
         ImageDraw.Draw(mask).polygon([(x - left, y - top) for x, y in outline], fill=255)
         self.colour.paste(texture.crop((left, top, right, bottom)), (left, top), mask)
 
-    def limb(self, start: Point, end: Point, radii: Point, colour: "Colour | Image.Image", relief: int) -> None:
+    def limb(self, start: Point, end: Point, radii: Point, colour: Material, relief: int) -> None:
         """A tapering capsule between two joints."""
         (x0, y0), (x1, y1), (r0, r1) = start, end, radii
         length = math.hypot(x1 - x0, y1 - y0) or 1e-9
@@ -203,7 +212,7 @@ class Sheet:
         near = [(x0 - r0 * (s * ux - c * uy), y0 - r0 * (s * uy + c * ux)) for c, s in _CAP]
         self.shape(far + near, colour, relief)
 
-    def oval(self, centre: Point, radii: Point, colour: "Colour | Image.Image", relief: int) -> None:
+    def oval(self, centre: Point, radii: Point, colour: Material, relief: int) -> None:
         """An ellipse."""
         self.shape([(centre[0] + radii[0] * c, centre[1] + radii[1] * s) for c, s in _CIRCLE], colour, relief)
 

@@ -67,13 +67,27 @@ def draw_fringe(sheet: Sheet, person: Person, centre: Point, hair: Colour) -> No
     if kind == "bald":
         return
     if kind == "curly":
-        for angle_x, angle_y in ((-0.046, -0.008), (-0.044, -0.036), (-0.024, -0.058), (0.0, -0.064), (0.024, -0.058), (0.044, -0.036), (0.046, -0.008)):
+        for angle_x, angle_y in (
+            (-0.046, -0.008),
+            (-0.044, -0.036),
+            (-0.024, -0.058),
+            (0.0, -0.064),
+            (0.024, -0.058),
+            (0.044, -0.036),
+            (0.046, -0.008),
+        ):
             sheet.oval((x + angle_x, y + angle_y), (0.022, 0.022), hair, HAIR)
         return
     if kind == "bun":
         sheet.oval((x, y - 0.072), (0.024, 0.020), hair, HAIR - 8)
     sides = {"long": 0.060, "bob": 0.054, "short": -0.004, "ponytail": 0.0, "bun": 0.0}[kind]
-    top = [(x - 0.050, y + sides), (x - 0.052, y - 0.022), (x - 0.032, y - 0.060), (x, y - 0.070), (x + 0.032, y - 0.060)]
+    top = [
+        (x - 0.050, y + sides),
+        (x - 0.052, y - 0.022),
+        (x - 0.032, y - 0.060),
+        (x, y - 0.070),
+        (x + 0.032, y - 0.060),
+    ]
     under = [(x + 0.052, y - 0.022), (x + 0.050, y + sides), (x + 0.040, y + sides), (x + 0.039, y - 0.016)]
     part = [(x + 0.018, y - 0.036), (x - 0.012, y - 0.040), (x - 0.039, y - 0.016), (x - 0.040, y + sides)]
     sheet.shape([*top, *under, *part], hair, HAIR)
@@ -83,7 +97,13 @@ def draw_fringe(sheet: Sheet, person: Person, centre: Point, hair: Colour) -> No
 def draw_profile(sheet: Sheet, person: Person, centre: Point, paints: Palette) -> None:
     """A face looking along +x."""
     (x, y), skin = centre, paints.skin
-    outline = [(x - 0.046, y - 0.01), (x - 0.020, y - 0.056), (x + 0.022, y - 0.054), (x + 0.042, y - 0.022), (x + 0.041, y - 0.002)]
+    outline = [
+        (x - 0.046, y - 0.01),
+        (x - 0.020, y - 0.056),
+        (x + 0.022, y - 0.054),
+        (x + 0.042, y - 0.022),
+        (x + 0.041, y - 0.002),
+    ]
     nose = [(x + 0.056, y + 0.018), (x + 0.042, y + 0.024), (x + 0.044, y + 0.038), (x + 0.036, y + 0.056)]
     sheet.shape([*smooth(outline)[4:-4], *nose, (x + 0.004, y + 0.050), (x - 0.030, y + 0.044)], skin, HEAD)
     sheet.oval((x + 0.029, y + 0.002), (0.0045, 0.0055), INK, HEAD)
@@ -98,7 +118,14 @@ def draw_side_hair(sheet: Sheet, person: Person, centre: Point, paints: Palette)
     if kind == "bald":
         return
     if kind == "curly":
-        for dx, dy in ((0.030, -0.050), (0.006, -0.062), (-0.022, -0.056), (-0.044, -0.034), (-0.050, -0.006), (-0.044, 0.022)):
+        for dx, dy in (
+            (0.030, -0.050),
+            (0.006, -0.062),
+            (-0.022, -0.056),
+            (-0.044, -0.034),
+            (-0.050, -0.006),
+            (-0.044, 0.022),
+        ):
             sheet.oval((x + dx, y + dy), (0.024, 0.024), hair, HAIR)
         return
     if kind == "ponytail":
@@ -107,7 +134,13 @@ def draw_side_hair(sheet: Sheet, person: Person, centre: Point, paints: Palette)
         sheet.oval((x - 0.046, y - 0.052), (0.024, 0.022), hair, HAIR - 6)
     nape = {"long": 0.160, "bob": 0.072, "short": 0.030}.get(kind, 0.026)
     front = {"long": 0.012, "bob": 0.014}.get(kind, -0.010)
-    top = [(x + 0.040, y - 0.026), (x + 0.034, y - 0.056), (x, y - 0.070), (x - 0.036, y - 0.056), (x - 0.056, y - 0.014)]
+    top = [
+        (x + 0.040, y - 0.026),
+        (x + 0.034, y - 0.056),
+        (x, y - 0.070),
+        (x - 0.036, y - 0.056),
+        (x - 0.056, y - 0.014),
+    ]
     behind = [(x - 0.054, y + nape * 0.7), (x - 0.042, y + nape), (x - 0.012, y + nape * 0.86)]
     sheet.shape([*top, *behind, (x - 0.014, y + 0.012), (x + front, y - 0.014), (x + 0.018, y - 0.034)], hair, HAIR)
 
@@ -118,7 +151,15 @@ def draw_back_hair(sheet: Sheet, person: Person, centre: Point, paints: Palette)
     if kind == "bald":
         return
     if kind == "curly":
-        for dx, dy in ((-0.040, 0.010), (0.040, 0.010), (-0.040, -0.030), (0.040, -0.030), (0, -0.052), (0, 0.020), (0, -0.015)):
+        for dx, dy in (
+            (-0.040, 0.010),
+            (0.040, 0.010),
+            (-0.040, -0.030),
+            (0.040, -0.030),
+            (0, -0.052),
+            (0, 0.020),
+            (0, -0.015),
+        ):
             sheet.oval((x + dx, y + dy), (0.028, 0.028), hair, HAIR)
         return
     end = {"long": 0.170, "bob": 0.088, "short": 0.042}.get(kind, 0.048)
@@ -173,15 +214,29 @@ def draw_hat(sheet: Sheet, person: Person, pose: Pose, centre: Point, paints: Pa
         sheet.oval((x, low), (0.100, 0.020 if pose.view != "front" else 0.024), tone(paint, 0.86), HAT - 8)
     sheet.shape([*smooth(dome)[4:-4], dome[-1], dome[0]], paint, HAT)
     if kind == "beanie":
-        sheet.shape([(x - 0.057, low - 0.020), (x + 0.057, low - 0.020), (x + 0.056, low + 0.006), (x - 0.056, low + 0.006)], tone(paint, 0.82), HAT + 10)
+        sheet.shape(
+            [(x - 0.057, low - 0.020), (x + 0.057, low - 0.020), (x + 0.056, low + 0.006), (x - 0.056, low + 0.006)],
+            tone(paint, 0.82),
+            HAT + 10,
+        )
         sheet.oval((x, y - peak - 0.004), (0.016, 0.014), tone(paint, 1.15), HAT)
     elif kind == "sun hat":
         sheet.line([(x - 0.052, low - 0.012), (x + 0.052, low - 0.012)], 0.014, tone(paint, 0.55))
     elif pose.view == "front":
-        brim = [(x - 0.048, low - 0.006), (x, low - 0.016), (x + 0.048, low - 0.006), (x + 0.030, low + 0.016), (x - 0.030, low + 0.016)]
+        brim = [
+            (x - 0.048, low - 0.006),
+            (x, low - 0.016),
+            (x + 0.048, low - 0.006),
+            (x + 0.030, low + 0.016),
+            (x - 0.030, low + 0.016),
+        ]
         sheet.shape(smooth(brim), tone(paint, 0.74), HAT + 14)
     elif pose.view == "side":
-        sheet.shape([(x + 0.030, low - 0.010), (x + 0.100, low + 0.004), (x + 0.100, low + 0.012), (x + 0.030, low + 0.006)], tone(paint, 0.74), HAT + 10)
+        sheet.shape(
+            [(x + 0.030, low - 0.010), (x + 0.100, low + 0.004), (x + 0.100, low + 0.012), (x + 0.030, low + 0.006)],
+            tone(paint, 0.74),
+            HAT + 10,
+        )
     else:
         sheet.line([(x - 0.022, low - 0.006), (x + 0.022, low - 0.006)], 0.012, tone(paint, 0.62))
 
@@ -193,6 +248,15 @@ def draw_scarf(sheet: Sheet, person: Person, pose: Pose, joints: Skeleton, paint
     lift = joints.lift
     if pose.view != "back":
         end = 0.024 if pose.view == "front" else 0.040
-        sheet.shape([(end - 0.020, 0.175 + lift), (end + 0.018, 0.175 + lift), (end + 0.024, 0.315 + lift), (end - 0.014, 0.318 + lift)], tone(paints.scarf, 0.9), 168)
+        sheet.shape(
+            [
+                (end - 0.020, 0.175 + lift),
+                (end + 0.018, 0.175 + lift),
+                (end + 0.024, 0.315 + lift),
+                (end - 0.014, 0.318 + lift),
+            ],
+            tone(paints.scarf, 0.9),
+            168,
+        )
     sheet.oval((0.004, 0.164 + lift), (0.058, 0.027), paints.scarf, 172)
     sheet.crease([(-0.045, 0.164 + lift), (0.048, 0.170 + lift)], 146)

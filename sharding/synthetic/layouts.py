@@ -106,7 +106,7 @@ def write_pretrain_110k(write: Write) -> int:
 
 
 def write_luperson_t(write: Write) -> int:
-    """`LUPerson_{train,val,restval,test}.arrow`: image bytes, two template texts, a running image_id and no identities."""
+    """`LUPerson_{train,val,restval,test}.arrow`: image bytes, two template texts, image_id, split; no identities."""
     import pyarrow as pa  # the one layout that needs it; 0.3 s to import
 
     schema = pa.schema([
@@ -154,15 +154,15 @@ class Quadruple:
 
 
 def quadruple(layout: str, seed: int, index: int) -> Quadruple:
-    """Textual quadruple `index`: captions tell clothes, what changes, and often one thing more; what stays keeps its words."""
+    """Textual quadruple `index`: captions tell what changes and a thing or two more; what stays keeps its words."""
     dice = Dice(seed, layout, "quadruple", index)
     reference = target = identity(layout, seed, index)
     editable = [name for name in SYNCPR_EDITABLE if name != "lower" or reference.lower is not None]
     changed = tuple(sorted(dice.shuffled(editable)[: dice.pick((1, 1, 2))], key=SYNCPR_EDITABLE.index))
     for name in changed:
         target = redraw(target, name, dice, fine=False)
-    extra = dice.pick(((), ("hair",), ("shoes",)))
-    told = tuple(name for name in ("hair", *SYNCPR_EDITABLE) if name in (*changed, *extra, "upper", "lower"))
+    extra = dice.pick((("upper",), ("upper", "hair"), ("upper", "lower")))
+    told = tuple(name for name in ("hair", *SYNCPR_EDITABLE) if name in (*changed, *extra))
     people, wording = (reference, target), []
     for person in people:
         present = [name for name in told if getattr(person, name) is not None]
@@ -178,7 +178,7 @@ def quadruple(layout: str, seed: int, index: int) -> Quadruple:
 
 
 def write_syncpr(write: Write) -> int:
-    """`SynCPR.json` and PNGs below `test*/sub_img/`: every pair in both directions; paths are relative to the JSON file."""
+    """`SynCPR.json` and PNGs below `test*/sub_img/`: every pair in both directions, paths relative to the JSON file."""
     rows: list[dict[str, Any]] = []
     quadruples, images = max(1, write.people // 2), 0
     for index in range(quadruples):
@@ -214,7 +214,11 @@ def generated_pair(write: Write, base: Quadruple, index: int, pair: int) -> tupl
     dice = write.dice("pair", index, pair)
     fixed = {"gender", "age", "upper", "lower", *base.told}
     free = random_person(dice)
-    hidden = "glasses" in base.changed or base.target.carried in HIDDEN_FROM_BEHIND or base.reference.carried in HIDDEN_FROM_BEHIND
+    hidden = (
+        "glasses" in base.changed
+        or base.target.carried in HIDDEN_FROM_BEHIND
+        or base.reference.carried in HIDDEN_FROM_BEHIND
+    )
     photos = []
     for side, person in enumerate((base.reference, base.target)):
         drawn = replace(free, **{name: getattr(person, name) for name in ATTRIBUTES if name in fixed})
@@ -227,7 +231,8 @@ def generated_pair(write: Write, base: Quadruple, index: int, pair: int) -> tupl
 def write_cuhk_pedes(write: Write) -> int:
     """`reid_raw.json` and `imgs/` in seven folders, identities split 50 / 15 / 35 and numbered from 1 in split order.
 
-    The original's traps at small rates: a third caption, an identity with one image, a caption that two identities share.
+    The original's traps at small rates: a third caption, an identity with one image, a caption that two identities
+    share.
     """
     rows: list[dict[str, Any]] = []
     train_end = int(write.people * CUHK_SPLITS["train"])

@@ -5,7 +5,7 @@ Both are sentences in a fixed order, one per attribute, fitted into a window of 
 
 from sharding.synthetic.captions import Observation, words
 from sharding.synthetic.dice import Dice
-from sharding.synthetic.words import article
+from sharding.synthetic.words import article, kind_word
 
 MODEL_WINDOW = (62, 76)  # words: the published mean is 69
 ULTRA_FINE_WINDOW = (70, 80)
@@ -14,10 +14,7 @@ FILLERS = (
     "The background is slightly blurred.",
     "The overall outfit appears casual and practical.",
     "The posture suggests a relaxed, steady walk.",
-    "The picture seems to come from a surveillance camera.",
     "Nothing else about the appearance stands out.",
-    "The arms hang loosely beside the body while walking.",
-    "The lighting is even and the colours of the clothes are easy to tell apart.",
     "The clothes fit comfortably and look well kept.",
     "The figure is seen walking.",
 )
@@ -36,7 +33,11 @@ VIEWS = {
 SENTENCES = {
     "hair": ("{He} has {x}.", "{His} head shows {x}.", "The person has {x}."),
     "upper": ("{He} is dressed in {x} on the upper body.", "The upper body is covered by {x}.", "{He} is wearing {x}."),
-    "lower": ("For the lower body, {he} has chosen {x}.", "{He} combines this with {x}.", "Below the waist, {he} wears {x}."),
+    "lower": (
+        "For the lower body, {he} has chosen {x}.",
+        "{He} combines this with {x}.",
+        "Below the waist, {he} wears {x}.",
+    ),
     "shoes": ("On {his} feet are {x}.", "The outfit is completed by {x}.", "{He} wears {x} on {his} feet."),
     "bag": ("{He} is carrying {x}.", "{x}, which seems well used, is part of the outfit.", "{He} also has {x}."),
     "hat": ("On {his} head {he} wears {x}.", "{His} head is covered by {x}."),
@@ -44,13 +45,30 @@ SENTENCES = {
     "scarf": ("{x} is wrapped around {his} neck.", "{He} wears {x} around the neck."),
     "carried": ("{He} is holding {x}.", "In one hand {he} holds {x}."),
 }
+ABSENT = {
+    "bag": ("{He} does not carry a bag.", "No bag is visible."),
+    "hat": ("There is no hat on {his} head.", "{He} is not wearing a hat."),
+    "carried": ("{His} hands are empty.",),
+    "scarf": ("The neck is not covered by a scarf.",),
+}
+SLEEVES = {
+    "long": ("The sleeves are long and cover the arms completely.", "Both arms are covered by long sleeves."),
+    "short": ("The short sleeves leave most of the arms bare.", "The sleeves end above the elbows."),
+    "none": ("The garment has no sleeves, so the arms are bare.",),
+}
+LENGTHS = {
+    "long": ("The {x} cover the legs down to the ankles.",),
+    "cropped": ("The {x} end well above the ankles.",),
+    "knee-length": ("The {x} end at the height of the knees.",),
+    "short": ("The {x} leave most of the legs bare.",),
+}
 BUILD_WORDS = {"slim": "slim", "average": "medium", "stocky": "stocky"}
 SKIN_WORDS = {"fair": "fair", "tan": "lightly tanned", "brown": "brown", "dark": "dark"}
 
 
 def model_caption(seen: Observation, dice: Dice) -> str:
     """A vision-language model's paragraph of 62 to 76 words."""
-    return _fit(_describe(seen, dice, rich=False), MODEL_WINDOW, dice)
+    return _fit(_describe(seen, dice, rich=False), _asides(seen, dice), MODEL_WINDOW, dice)
 
 
 def ultra_fine_caption(seen: Observation, dice: Dice) -> str:
@@ -59,7 +77,7 @@ def ultra_fine_caption(seen: Observation, dice: Dice) -> str:
     build, skin = BUILD_WORDS[seen.person.build], SKIN_WORDS[seen.person.skin]
     text = dice.pick(("{He} has {build} build and {skin} skin.", "{His} build is {bare} and {his} skin is {skin}."))
     sentences.insert(1, _fill(text, seen, build=article(build), bare=build, skin=skin))
-    return _fit(sentences, ULTRA_FINE_WINDOW, dice)
+    return _fit(sentences, _asides(seen, dice), ULTRA_FINE_WINDOW, dice)
 
 
 def _fill(template: str, seen: Observation, **values: str) -> str:
@@ -70,25 +88,44 @@ def _fill(template: str, seen: Observation, **values: str) -> str:
 
 def _describe(seen: Observation, dice: Dice, *, rich: bool) -> list[str]:
     subject = article(seen.subject(dice))
-    opening = dice.pick(OPENINGS).format(subject=subject, Subject=subject.capitalize(), view=dice.pick(VIEWS[seen.view]))
-    order = [name for name in ("hair", "hat", "glasses", "scarf", "upper", "lower", "shoes", "bag", "carried")]
+    opening = dice.pick(OPENINGS).format(
+        subject=subject, Subject=subject.capitalize(), view=dice.pick(VIEWS[seen.view])
+    )
+    order = ("hair", "hat", "glasses", "scarf", "upper", "lower", "shoes", "bag", "carried")
     told = seen.told()
-    return [opening] + [
-        _fill(dice.pick(SENTENCES[name]), seen, x=seen.phrase(name, dice, rich=rich)) for name in order if name in told
+    details = [name for name in order if name in told]
+    return [
+        opening,
+        *(_fill(dice.pick(SENTENCES[name]), seen, x=seen.phrase(name, dice, rich=rich)) for name in details),
     ]
 
 
-def _fit(sentences: list[str], window: tuple[int, int], dice: Dice) -> str:
-    """Add filler, or drop the last details, until the word count lies in the window."""
+def _asides(seen: Observation, dice: Dice) -> list[str]:
+    """What else there is to say: sleeves, lengths, build, and what the person does not have."""
+    person = seen.person
+    absent = [name for name in ABSENT if getattr(person, name) is None]
+    if person.bag is not None and person.bag.kind in ("handbag", "suitcase") and "carried" in absent:
+        absent.remove("carried")  # the bag is in the hand
+    texts = [dice.pick(ABSENT[name]) for name in absent]
+    texts = [*dice.shuffled(texts)[:2], dice.pick(SLEEVES[person.upper.sleeve])]
+    values = {"x": ""}
+    if person.lower is not None and seen.state["lower"] == "right" and person.lower.kind != "skirt":
+        texts.append(dice.pick(LENGTHS[person.lower.length]))
+        values["x"] = kind_word("lower", person.lower.kind, dice)
+    return dice.shuffled([_fill(text, seen, **values) for text in texts])
+
+
+def _fit(sentences: list[str], asides: list[str], window: tuple[int, int], dice: Dice) -> str:
+    """Add asides, then filler, or drop the last details, until the word count lies in the window."""
     low, high = window
     target = dice.count(low, high - 4)
     total = sum(words(sentence) for sentence in sentences)
     while total > high:
         total -= words(sentences.pop())
-    for filler in dice.shuffled(FILLERS):
+    for more in (*asides, *dice.shuffled(FILLERS)):
         if total >= target:
             break
-        if total + words(filler) <= high:
-            sentences = [*sentences, filler]
-            total += words(filler)
+        if total + words(more) <= high:
+            sentences = [*sentences, more]
+            total += words(more)
     return " ".join(sentences)

@@ -20,8 +20,8 @@ def draw_bag_behind(sheet: Sheet, person: Person, pose: Pose, joints: Skeleton, 
         half = abs(joints.shoulders[0][0]) + 0.014
         sheet.shape([(-half, 0.235), (half, 0.235), (half, 0.415), (-half, 0.415)], tone(paint, 0.8), 50)
     elif person.bag.kind == "suitcase":
-        side = -0.190 if pose.view == "side" else 0.165
-        hand = joints.wrists[free_hand(person)] if pose.view == "side" else (side, 0.47)
+        hand = joints.wrists[free_hand(person)]
+        side = -0.190 if pose.view == "side" else hand[0] + (0.045 if hand[0] > 0 else -0.045)
         sheet.line([(hand[0], hand[1]), (side, 0.70 + lift)], 0.012, (70, 70, 74), 60)
         half = 0.050 if pose.view == "side" else 0.066
         box = [(side - half, 0.69), (side + half, 0.69), (side + half + 0.004, 0.95), (side - half - 0.004, 0.95)]
@@ -66,7 +66,12 @@ def draw_bag_before(sheet: Sheet, person: Person, pose: Pose, joints: Skeleton, 
         top = 0.185 + lift
         for spread in (-0.030, 0.034):
             sheet.line([(x * 0.9, top), (x + spread, 0.36 + lift)], 0.009, strap, BAG - 20)
-        box = [(x - 0.066, 0.350 + lift), (x + 0.066, 0.350 + lift), (x + 0.058, 0.515 + lift), (x - 0.058, 0.515 + lift)]
+        box = [
+            (x - 0.066, 0.350 + lift),
+            (x + 0.066, 0.350 + lift),
+            (x + 0.058, 0.515 + lift),
+            (x - 0.058, 0.515 + lift),
+        ]
         sheet.shape(smooth_box(box), paint, BAG - 34)
 
 
@@ -77,10 +82,21 @@ def draw_backpack(sheet: Sheet, pose: Pose, lift: float, shoulder: float, paint:
             line = [(side * shoulder * 0.58, 0.166), (side * shoulder * 0.70, 0.26), (side * shoulder * 0.86, 0.375)]
             sheet.line(line, 0.024, strap, BAG - 30)
     elif pose.view == "side":
-        sheet.line([(-0.030, 0.180 + lift), (0.024, 0.215 + lift), (0.016, 0.31 + lift), (-0.045, 0.385 + lift)], 0.019, strap, BAG - 30)
+        sheet.line(
+            [(-0.030, 0.180 + lift), (0.024, 0.215 + lift), (0.016, 0.31 + lift), (-0.045, 0.385 + lift)],
+            0.019,
+            strap,
+            BAG - 30,
+        )
     else:
         half = shoulder * 0.86
-        outline = [(-half * 0.62, 0.182), (half * 0.62, 0.182), (half, 0.235), (half * 1.04, 0.405), (half * 0.8, 0.445)]
+        outline = [
+            (-half * 0.62, 0.182),
+            (half * 0.62, 0.182),
+            (half, 0.235),
+            (half * 1.04, 0.405),
+            (half * 0.8, 0.445),
+        ]
         sheet.shape(smooth([*outline, (-half * 0.8, 0.445), (-half * 1.04, 0.405), (-half, 0.235)]), paint, BAG)
         sheet.line([(-0.020, 0.176), (0, 0.163), (0.020, 0.176)], 0.009, strap)
         pocket = [(-half * 0.72, 0.325), (half * 0.72, 0.325), (half * 0.70, 0.420), (-half * 0.70, 0.420)]
@@ -94,7 +110,16 @@ def draw_pouch(sheet: Sheet, centre: Point, half: Point, paint: Colour) -> None:
     (x, y), (wide, tall) = centre, half
     box = [(x - wide, y - tall), (x + wide, y - tall), (x + wide, y + tall), (x - wide, y + tall)]
     sheet.shape(smooth_box(box), paint, BAG)
-    sheet.shape([(x - wide, y - tall), (x + wide, y - tall), (x + wide * 0.8, y + tall * 0.15), (x - wide * 0.8, y + tall * 0.15)], tone(paint, 0.84), BAG + 12)
+    sheet.shape(
+        [
+            (x - wide, y - tall),
+            (x + wide, y - tall),
+            (x + wide * 0.8, y + tall * 0.15),
+            (x - wide * 0.8, y + tall * 0.15),
+        ],
+        tone(paint, 0.84),
+        BAG + 12,
+    )
 
 
 def draw_hand_luggage(sheet: Sheet, person: Person, pose: Pose, joints: Skeleton, paints: Palette, index: int) -> None:
@@ -115,17 +140,29 @@ def draw_carried(sheet: Sheet, kind: str, pose: Pose, hand: Point) -> None:
     """A thing in the hand, in the colour such things have."""
     x, y = hand
     if kind == "phone":
-        sheet.shape([(x - 0.014, y - 0.062), (x + 0.016, y - 0.066), (x + 0.018, y - 0.004), (x - 0.012, y)], (26, 26, 30), BAG)
-        sheet.shape([(x - 0.010, y - 0.056), (x + 0.012, y - 0.059), (x + 0.014, y - 0.012), (x - 0.008, y - 0.008)], (150, 190, 220), BAG)
+        sheet.shape(
+            [(x - 0.014, y - 0.062), (x + 0.016, y - 0.066), (x + 0.018, y - 0.004), (x - 0.012, y)], (26, 26, 30), BAG
+        )
+        sheet.shape(
+            [(x - 0.010, y - 0.056), (x + 0.012, y - 0.059), (x + 0.014, y - 0.012), (x - 0.008, y - 0.008)],
+            (150, 190, 220),
+            BAG,
+        )
     elif kind == "book":
-        sheet.shape([(x - 0.040, y - 0.050), (x + 0.034, y - 0.056), (x + 0.038, y + 0.012), (x - 0.036, y + 0.018)], (128, 44, 48), BAG)
+        sheet.shape(
+            [(x - 0.040, y - 0.050), (x + 0.034, y - 0.056), (x + 0.038, y + 0.012), (x - 0.036, y + 0.018)],
+            (128, 44, 48),
+            BAG,
+        )
         sheet.line([(x - 0.034, y + 0.014), (x + 0.036, y + 0.008)], 0.008, (236, 230, 214))
     elif kind == "coffee cup":
-        sheet.shape([(x - 0.019, y - 0.058), (x + 0.019, y - 0.058), (x + 0.014, y), (x - 0.014, y)], (238, 234, 226), BAG)
+        sheet.shape(
+            [(x - 0.019, y - 0.058), (x + 0.019, y - 0.058), (x + 0.014, y), (x - 0.014, y)], (238, 234, 226), BAG
+        )
         sheet.line([(x - 0.020, y - 0.056), (x + 0.020, y - 0.056)], 0.012, (92, 58, 40))
         sheet.line([(x - 0.016, y - 0.028), (x + 0.016, y - 0.028)], 0.018, (168, 120, 80))
     elif kind == "water bottle":
-        sheet.limb((x, y - 0.018), (x, y + 0.055), (0.016, 0.017), (120, 182, 214), BAG)
+        sheet.limb((x, y - 0.018), (x, y + 0.088), (0.017, 0.019), (120, 182, 214), BAG)
         sheet.line([(x, y - 0.044), (x, y - 0.030)], 0.016, (232, 240, 244))
     elif kind == "umbrella":
         sheet.limb((x + 0.004, y), (x + 0.020, y + 0.230), (0.017, 0.004), (46, 58, 92), BAG)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw
 
 from sharding.synthetic.dice import Dice
-from sharding.synthetic.figure import Colour, Sheet, tone
+from sharding.synthetic.figure import Colour, Material, Sheet, tone
 from sharding.synthetic.people import Person
 
 CLOTH: dict[str, Colour] = {
@@ -15,7 +15,8 @@ CLOTH: dict[str, Colour] = {
     "brown": (106, 70, 44), "beige": (208, 188, 152),
 }  # fmt: skip
 HAIR: dict[str, Colour] = {
-    "black": (34, 29, 30), "brown": (92, 60, 38), "blond": (208, 172, 104), "red": (150, 66, 32), "grey": (172, 170, 168),
+    "black": (34, 29, 30), "brown": (92, 60, 38), "blond": (208, 172, 104), "red": (150, 66, 32),
+    "grey": (172, 170, 168),
 }  # fmt: skip
 SKIN: dict[str, Colour] = {
     "fair": (240, 206, 184), "tan": (222, 174, 138), "brown": (168, 116, 80), "dark": (104, 70, 52),
@@ -59,8 +60,8 @@ class Palette:
         )
 
 
-def cloth(sheet: Sheet, pattern: str, first: Colour, second: Colour) -> Colour | Image.Image:
-    """The upper garment's material: one colour, or a picture of the sheet's size with the pattern woven in."""
+def cloth(sheet: Sheet, pattern: str, first: Colour, second: Colour) -> Material:
+    """The upper garment's material."""
     if pattern not in ("striped", "checked", "dotted", "two-tone"):
         return first
     texture = Image.new("RGB", sheet.size, first)
@@ -83,8 +84,8 @@ def cloth(sheet: Sheet, pattern: str, first: Colour, second: Colour) -> Colour |
     if pattern == "dotted":
         radius, reach = pitch * 0.30, 0.17 * sheet.scale
         for row, y in enumerate(rows):
-            x = sheet.axis - reach + (row % 2) * pitch / 2
-            while x < sheet.axis + reach:
-                draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=second)
-                x += pitch
+            across = sheet.axis - reach + (row % 2) * pitch / 2
+            while across < sheet.axis + reach:
+                draw.ellipse((across - radius, y - radius, across + radius, y + radius), fill=second)
+                across += pitch
     return texture

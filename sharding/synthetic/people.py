@@ -5,6 +5,7 @@ members differ from each other in one or two fine details only, which is what ma
 """
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from sharding.synthetic.dice import Dice
 
@@ -15,8 +16,28 @@ CLOTHES_COLOURS = {
 }  # fmt: skip
 TROUSER_COLOURS = {"black": 26, "blue": 12, "navy": 14, "grey": 13, "beige": 10, "brown": 6, "white": 6, "green": 4}
 JEANS_COLOURS = {"blue": 34, "navy": 26, "light blue": 18, "black": 14, "grey": 8}
-SHOE_COLOURS = {"black": 26, "white": 26, "brown": 10, "grey": 9, "red": 7, "blue": 7, "beige": 6, "green": 4, "pink": 4}
-BAG_COLOURS = {"black": 24, "brown": 13, "red": 11, "blue": 11, "grey": 9, "beige": 8, "green": 8, "pink": 6, "yellow": 5}
+SHOE_COLOURS = {
+    "black": 26,
+    "white": 26,
+    "brown": 10,
+    "grey": 9,
+    "red": 7,
+    "blue": 7,
+    "beige": 6,
+    "green": 4,
+    "pink": 4,
+}
+BAG_COLOURS = {
+    "black": 24,
+    "brown": 13,
+    "red": 11,
+    "blue": 11,
+    "grey": 9,
+    "beige": 8,
+    "green": 8,
+    "pink": 6,
+    "yellow": 5,
+}
 HAT_COLOURS = {"black": 22, "white": 16, "red": 14, "blue": 12, "beige": 10, "grey": 10, "green": 8, "pink": 6}
 HAIR_COLOURS = {"black": 44, "brown": 32, "blond": 14, "red": 4, "grey": 6}
 ELDERLY_HAIR_COLOURS = {"grey": 70, "black": 20, "brown": 10}
@@ -28,8 +49,13 @@ SKINS = {"fair": 42, "tan": 30, "brown": 16, "dark": 12}
 AGES = {"young": 56, "middle-aged": 30, "elderly": 14}
 BUILDS = {"slim": 34, "average": 42, "stocky": 24}
 UPPERS = {
-    "man": {"t-shirt": 26, "shirt": 20, "sweater": 12, "hoodie": 12, "jacket": 14, "blazer": 8, "coat": 5, "tank top": 3},
-    "woman": {"t-shirt": 20, "shirt": 14, "sweater": 15, "hoodie": 8, "jacket": 11, "blazer": 5, "coat": 9, "tank top": 6, "dress": 12},
+    "man": {
+        "t-shirt": 26, "shirt": 20, "sweater": 12, "hoodie": 12, "jacket": 14, "blazer": 8, "coat": 5, "tank top": 3,
+    },
+    "woman": {
+        "t-shirt": 20, "shirt": 14, "sweater": 15, "hoodie": 8, "jacket": 11, "blazer": 5, "coat": 9, "tank top": 6,
+        "dress": 12,
+    },
 }  # fmt: skip
 LOWERS = {
     "man": {"trousers": 38, "jeans": 32, "shorts": 20, "tracksuit bottoms": 10},
@@ -42,8 +68,8 @@ SLEEVES = {
     "blazer": ("long",), "coat": ("long",), "tank top": ("none",), "dress": ("short", "none", "long"),
 }  # fmt: skip
 LOWER_LENGTHS = {
-    "trousers": ("long",), "jeans": ("long", "cropped"), "shorts": ("knee-length", "short"), "leggings": ("long", "cropped"),
-    "skirt": ("short", "knee-length", "long"), "wide-leg trousers": ("long",), "tracksuit bottoms": ("long",),
+    "trousers": ("long",), "wide-leg trousers": ("long",), "tracksuit bottoms": ("long",), "jeans": ("long", "cropped"),
+    "leggings": ("long", "cropped"), "shorts": ("knee-length", "short"), "skirt": ("short", "knee-length", "long"),
 }  # fmt: skip
 SHOES = {
     "man": {"trainers": 54, "leather shoes": 22, "boots": 14, "sandals": 10},
@@ -60,7 +86,17 @@ CARRIED = {"phone": 32, "water bottle": 18, "umbrella": 16, "coffee cup": 12, "b
 BAG_RATE, HAT_RATE, GLASSES_RATE, SCARF_RATE, CARRIED_RATE = 0.6, 0.24, 0.26, 0.09, 0.3
 FAMILY_SIZE = 4  # look-alikes in one family: two details, each in two forms
 FAMILY_EVERY = 8  # one family opens every block of this many identities, so half of all have look-alikes
-FINE_DETAILS = {"shoes": 20, "bag": 22, "hat": 14, "glasses": 9, "scarf": 7, "carried": 10, "hair": 8, "upper": 16, "lower": 8}
+FINE_DETAILS = {
+    "shoes": 20,
+    "bag": 22,
+    "hat": 14,
+    "glasses": 9,
+    "scarf": 7,
+    "carried": 10,
+    "hair": 8,
+    "upper": 16,
+    "lower": 8,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +227,9 @@ def random_lower(gender: str, dice: Dice) -> Lower:
 def random_shoes(gender: str, dice: Dice) -> Item:
     """A pair of shoes; leather shoes are black or brown."""
     kind = dice.weighted(SHOES[gender])
-    return Item(kind=kind, colour=dice.pick(("black", "brown")) if kind == "leather shoes" else dice.weighted(SHOE_COLOURS))
+    return Item(
+        kind=kind, colour=dice.pick(("black", "brown")) if kind == "leather shoes" else dice.weighted(SHOE_COLOURS)
+    )
 
 
 def random_bag(gender: str, dice: Dice) -> Item:
@@ -215,7 +253,7 @@ def redraw(person: Person, name: str, dice: Dice, *, fine: bool) -> Person:
     raise AssertionError(f"attribute {name} has only one value")
 
 
-def fine_value(person: Person, name: str, dice: Dice) -> object:
+def fine_value(person: Person, name: str, dice: Dice) -> Any:
     """A value for one attribute that only a close look tells from the present one."""
     upper = person.upper
     if name == "upper":
@@ -226,7 +264,7 @@ def fine_value(person: Person, name: str, dice: Dice) -> object:
     return coarse_value(person, name, dice)
 
 
-def coarse_value(person: Person, name: str, dice: Dice) -> object:
+def coarse_value(person: Person, name: str, dice: Dice) -> Any:
     """A freshly drawn value for one attribute, present or absent as in `random_person`."""
     if name == "lower":
         return None if person.upper.kind == "dress" else random_lower(person.gender, dice)

@@ -1,28 +1,38 @@
-"""Backgrounds: where a synthetic person walks, and what may stand in front of them.
+"""Backgrounds: where a synthetic person walks (what may stand in front of them is in occluders.py).
 
-A scene is painted at half size and enlarged, which is also what makes it look out of focus. `horizon` is where the floor
-begins, as a share of the height: high cameras see mostly floor.
+A scene is painted at half size and enlarged, which is also what makes it look out of focus. `horizon` is where the
+floor begins, as a share of the height: high cameras see mostly floor.
 """
 
 from collections.abc import Callable
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
 from sharding.synthetic.dice import Dice
-from sharding.synthetic.figure import Colour, Sheet, mix, tone
+from sharding.synthetic.figure import Colour, mix, tone
 
 Painter = Callable[[ImageDraw.ImageDraw, tuple[int, int], int, Dice], None]
-BRIGHT: tuple[Colour, ...] = ((196, 54, 48), (52, 98, 170), (226, 176, 60), (62, 130, 84), (226, 224, 216), (120, 72, 130), (222, 132, 60))
+BRIGHT: tuple[Colour, ...] = (
+    (196, 54, 48),
+    (52, 98, 170),
+    (226, 176, 60),
+    (62, 130, 84),
+    (226, 224, 216),
+    (120, 72, 130),
+    (222, 132, 60),
+)
 
 
-def paint_scene(name: str, size: tuple[int, int], horizon: float, feet: tuple[float, float, float], dice: Dice) -> Image.Image:
+def paint_scene(
+    name: str, size: tuple[int, int], horizon: float, feet: tuple[float, float, float], dice: Dice
+) -> Image.Image:
     """A background of `size` with the person's shadow at `feet` (x, y, half width in final pixels)."""
     small = (max(8, size[0] // 2), max(16, size[1] // 2))
     image = Image.new("RGB", small)
     draw = ImageDraw.Draw(image)
     SCENES[name](draw, small, int(horizon * small[1]), dice)
     shadow(image, draw, (feet[0] / 2, feet[1] / 2, feet[2] / 2), dice)
-    return image.resize(size, Image.Resampling.BICUBIC)
+    return image.filter(ImageFilter.BoxBlur(dice.between(0.5, 1.3))).resize(size, Image.Resampling.BICUBIC)
 
 
 def shadow(image: Image.Image, draw: ImageDraw.ImageDraw, feet: tuple[float, float, float], dice: Dice) -> None:
@@ -89,7 +99,9 @@ def street(draw: ImageDraw.ImageDraw, size: tuple[int, int], horizon: int, dice:
     x = -dice.between(0, 0.4) * width
     while x < width:
         wide = dice.between(0.3, 0.7) * width
-        facade = dice.pick(((150, 120, 100), (172, 164, 150), (120, 124, 132), (188, 176, 156), (136, 92, 78), (96, 104, 112)))
+        facade = dice.pick(
+            ((150, 120, 100), (172, 164, 150), (120, 124, 132), (188, 176, 156), (136, 92, 78), (96, 104, 112))
+        )
         draw.rectangle((x, 0, x + wide, horizon), fill=facade)
         glass = dice.pick(((70, 84, 104), (180, 196, 208), (56, 60, 70), (214, 204, 170)))
         for row in range(3):
@@ -105,9 +117,16 @@ def street(draw: ImageDraw.ImageDraw, size: tuple[int, int], horizon: int, dice:
         draw.rectangle((left + long * 0.2, horizon - tall, left + long * 0.75, horizon), fill=tone(paint, 0.6))
         draw.rectangle((left, horizon - tall * 0.55, left + long, horizon + tall * 0.3), fill=paint)
         for wheel in (0.16, 0.78):
-            draw.ellipse((left + long * wheel - tall * 0.25, horizon, left + long * wheel + tall * 0.25, horizon + tall * 0.5), fill=(30, 30, 32))
+            draw.ellipse(
+                (left + long * wheel - tall * 0.25, horizon, left + long * wheel + tall * 0.25, horizon + tall * 0.5),
+                fill=(30, 30, 32),
+            )
     if dice.chance(0.5):
-        draw.line((0, height * 0.93, width, height * dice.between(0.7, 0.93)), fill=(206, 204, 196), width=max(1, height // 48))
+        draw.line(
+            (0, height * 0.93, width, height * dice.between(0.7, 0.93)),
+            fill=(206, 204, 196),
+            width=max(1, height // 48),
+        )
 
 
 def lawn(draw: ImageDraw.ImageDraw, size: tuple[int, int], horizon: int, dice: Dice) -> None:
@@ -121,7 +140,15 @@ def lawn(draw: ImageDraw.ImageDraw, size: tuple[int, int], horizon: int, dice: D
     grass = mix((84, 130, 62), (134, 152, 84), dice.unit())
     ramp(draw, (0, horizon, width, height), tone(grass, 0.85), grass)
     path, middle = dice.pick(((188, 180, 164), (164, 160, 156), (204, 190, 166))), dice.between(0.25, 0.75) * width
-    draw.polygon([(middle - 0.16 * width, horizon), (middle + 0.16 * width, horizon), (middle + 0.8 * width, height), (middle - 0.8 * width, height)], fill=path)
+    draw.polygon(
+        [
+            (middle - 0.16 * width, horizon),
+            (middle + 0.16 * width, horizon),
+            (middle + 0.8 * width, height),
+            (middle - 0.8 * width, height),
+        ],
+        fill=path,
+    )
 
 
 def plaza(draw: ImageDraw.ImageDraw, size: tuple[int, int], horizon: int, dice: Dice) -> None:
@@ -132,7 +159,9 @@ def plaza(draw: ImageDraw.ImageDraw, size: tuple[int, int], horizon: int, dice: 
     x = -dice.between(0, 0.3) * width
     while x < width:
         wide = dice.between(0.25, 0.5) * width
-        draw.rectangle((x, horizon * 0.34, x + wide * 0.9, horizon), fill=dice.pick(((48, 54, 62), (198, 186, 150), (86, 96, 104))))
+        draw.rectangle(
+            (x, horizon * 0.34, x + wide * 0.9, horizon), fill=dice.pick(((48, 54, 62), (198, 186, 150), (86, 96, 104)))
+        )
         draw.rectangle((x, horizon * 0.16, x + wide * 0.9, horizon * 0.32), fill=dice.pick(BRIGHT))
         x += wide
     ramp(draw, (0, horizon, width, height), tone(paving, 0.88), tone(paving, 1.05))
@@ -160,55 +189,18 @@ def shop(draw: ImageDraw.ImageDraw, size: tuple[int, int], horizon: int, dice: D
 def studio(draw: ImageDraw.ImageDraw, size: tuple[int, int], horizon: int, dice: Dice) -> None:
     """A clean backdrop with soft spots of light, as image generators like it."""
     width, height = size
-    wall = dice.pick(((214, 210, 204), (186, 196, 208), (208, 194, 178), (174, 186, 170), (200, 186, 198), (150, 160, 172)))
+    wall = dice.pick(
+        ((214, 210, 204), (186, 196, 208), (208, 194, 178), (174, 186, 170), (200, 186, 198), (150, 160, 172))
+    )
     ramp(draw, (0, 0, width, horizon), tone(wall, 0.92), tone(wall, 1.08))
     for _ in range(dice.count(2, 6)):
         x, y, radius = dice.between(0, 1) * width, dice.between(0, 1) * horizon, dice.between(0.05, 0.2) * width
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=mix(wall, (255, 250, 236), dice.between(0.1, 0.4)))
+        draw.ellipse(
+            (x - radius, y - radius, x + radius, y + radius), fill=mix(wall, (255, 250, 236), dice.between(0.1, 0.4))
+        )
     ramp(draw, (0, horizon, width, height), tone(wall, 0.74), tone(wall, 0.86))
 
 
 SCENES: dict[str, Painter] = {
     "corridor": corridor, "street": street, "lawn": lawn, "plaza": plaza, "shop": shop, "studio": studio,
 }  # fmt: skip
-
-
-def occlude(sheet: Sheet, dice: Dice) -> None:
-    """Put something in front of the figure: a pole, a rail, a bush, a bonnet or a passer-by at the edge."""
-    width, height = sheet.size
-    draw, relief = ImageDraw.Draw(sheet.colour), ImageDraw.Draw(sheet.relief)
-    kind = dice.pick(("pole", "rail", "bush", "bonnet", "passer-by"))
-    left_edge = dice.chance(0.5)
-    if kind == "pole":
-        x, wide = width * dice.between(0.05, 0.85), width * dice.between(0.05, 0.10)
-        box = (x, 0, x + wide, height)
-        draw.rectangle(box, fill=(112, 114, 116))
-        draw.rectangle((x, 0, x + wide * 0.3, height), fill=(160, 162, 164))
-        relief.rectangle(box, fill=200)
-    elif kind == "rail":
-        y, paint = height * dice.between(0.70, 0.82), dice.pick(((186, 188, 190), (70, 76, 82)))
-        for offset in (0.0, 0.07, 0.14):
-            box = (0, y + offset * height, width, y + (offset + 0.018) * height)
-            draw.rectangle(box, fill=paint)
-            relief.rectangle(box, fill=200)
-    elif kind == "bush":
-        for _ in range(14):
-            x, y, radius = width * dice.unit(), height * dice.between(0.90, 1.02), width * dice.between(0.08, 0.18)
-            box = (x - radius, y - radius, x + radius, y + radius)
-            draw.ellipse(box, fill=mix((44, 84, 42), (110, 140, 66), dice.unit()))
-            relief.ellipse(box, fill=190 + int(30 * dice.unit()))
-    elif kind == "bonnet":
-        top = height * dice.between(0.78, 0.86)
-        box = (-0.6 * width, top, 0.75 * width, height * 1.3) if left_edge else (0.25 * width, top, 1.6 * width, height * 1.3)
-        draw.rounded_rectangle(box, radius=int(0.2 * width), fill=dice.pick(BRIGHT))
-        relief.rounded_rectangle(box, radius=int(0.2 * width), fill=205)
-    else:
-        reach, paint, top = width * dice.between(0.10, 0.22), dice.pick(BRIGHT), height * dice.between(0.10, 0.25)
-        centre = 0.0 if left_edge else float(width)
-        for box, fill in (
-            ((centre - reach, top + 0.11 * height, centre + reach, top + 0.50 * height), tone(paint, 0.8)),
-            ((centre - reach * 0.8, top + 0.45 * height, centre + reach * 0.8, height), (52, 54, 62)),
-            ((centre - reach * 0.5, top, centre + reach * 0.5, top + 0.13 * height), (206, 164, 136)),
-        ):
-            draw.rounded_rectangle(box, radius=int(reach * 0.4), fill=fill)
-            relief.rounded_rectangle(box, radius=int(reach * 0.4), fill=205)

@@ -1,7 +1,7 @@
 """How people say what they see: synonyms and noun phrases for every attribute of a person.
 
-Whole captions are put together from these phrases in captions.py. No phrase says left or right, because training mirrors
-pictures.
+Whole captions are put together from these phrases in captions.py and long_captions.py. No phrase says left or right,
+because training mirrors pictures.
 """
 
 from sharding.synthetic.dice import Dice
@@ -20,7 +20,8 @@ VAGUE_COLOURS = {
 KIND_WORDS = {
     "t-shirt": ("t-shirt", "tee shirt", "tee"), "shirt": ("shirt", "button-up shirt", "collared shirt"),
     "sweater": ("sweater", "jumper", "pullover"), "hoodie": ("hoodie", "hooded sweatshirt"),
-    "jacket": ("jacket", "zip-up jacket"), "blazer": ("blazer", "suit jacket"), "coat": ("coat", "long coat", "overcoat"),
+    "jacket": ("jacket", "zip-up jacket"), "blazer": ("blazer", "suit jacket"),
+    "coat": ("coat", "long coat", "overcoat"),
     "tank top": ("tank top", "sleeveless top"), "dress": ("dress",),
     "trousers": ("trousers", "pants", "slacks"), "jeans": ("jeans", "denim jeans"), "shorts": ("shorts",),
     "skirt": ("skirt",), "leggings": ("leggings", "tight pants"),
@@ -32,8 +33,10 @@ KIND_WORDS = {
     "backpack": ("backpack", "rucksack"), "handbag": ("handbag", "purse"),
     "shoulder bag": ("shoulder bag", "crossbody bag", "messenger bag"), "suitcase": ("suitcase", "rolling suitcase"),
     "tote bag": ("tote bag", "tote"),
-    "cap": ("cap", "baseball cap"), "beanie": ("beanie", "knitted hat", "woolly hat"), "sun hat": ("sun hat", "wide-brimmed hat"),
-    "glasses": ("glasses", "a pair of glasses", "eyeglasses"), "sunglasses": ("sunglasses", "a pair of sunglasses", "dark glasses"),
+    "cap": ("cap", "baseball cap"), "beanie": ("beanie", "knitted hat", "woolly hat"),
+    "sun hat": ("sun hat", "wide-brimmed hat"),
+    "glasses": ("glasses", "a pair of glasses", "eyeglasses"),
+    "sunglasses": ("sunglasses", "a pair of sunglasses", "dark glasses"),
     "phone": ("a phone", "a mobile phone", "a cell phone"), "water bottle": ("a water bottle", "a bottle of water"),
     "umbrella": ("an umbrella", "a folded umbrella"), "coffee cup": ("a coffee cup", "a cup of coffee", "a paper cup"),
     "book": ("a book",), "shopping bag": ("a shopping bag", "a paper shopping bag"),
@@ -109,10 +112,12 @@ def lower_phrase(lower: Lower, dice: Dice, *, vague: bool, rich: bool) -> str:
     return f"{'a pair of ' if dice.chance(0.25) else ''}{length}{colour} {kind}{stripe}"
 
 
-def phrase(name: str, person: Person, dice: Dice, *, front: bool = True, vague: bool = False, rich: bool = False) -> str:
+def phrase(
+    name: str, person: Person, dice: Dice, *, front: bool = True, vague: bool = False, rich: bool = False
+) -> str:
     """The noun phrase for one attribute that the person has, article included.
 
-    `front` is False when the person is seen from behind, `vague` asks for a word that tells little, `rich` for all there is.
+    `front` is False for a person seen from behind, `vague` asks for a word that tells little, `rich` for all there is.
     """
     if name == "upper":
         return upper_phrase(person.upper, dice, front=front, vague=vague, rich=rich)
@@ -135,7 +140,7 @@ def phrase(name: str, person: Person, dice: Dice, *, front: bool = True, vague: 
 
 def tellable(person: Person, view: str) -> tuple[str, ...]:
     """The attributes that can be seen, and so told, in a view."""
-    names = [name for name in ("hair", "upper", "lower", "shoes", "bag", "hat", "glasses", "scarf", "carried")]
+    names = ("hair", "upper", "lower", "shoes", "bag", "hat", "glasses", "scarf", "carried")
     present = [name for name in names if getattr(person, name) is not None]
     if view == "back":
         hidden = ["glasses"] + (["carried"] if person.carried in HIDDEN_FROM_BEHIND else [])

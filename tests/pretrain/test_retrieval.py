@@ -149,7 +149,7 @@ def test_streaming_agrees_on_gaussian_features_some_of_them_twice(seed: int, til
 def test_neither_gallery_order_nor_tile_changes_a_rank(seed: int, tile: int, constant: bool) -> None:
     generator = torch.Generator().manual_seed(seed)
     query, gallery = torch.randn(50, 33, generator=generator), torch.randn(60, 33, generator=generator).repeat(2, 1)
-    if constant:  # fp32 products of these differ in the last bit from column to column
+    if constant:  # one pair, yet its fp32 products differ in the last bits from tile to tile
         query, gallery = query[:1].expand(50, -1), gallery[:1].expand(120, -1)
     ids = torch.arange(120) % 7
     order = torch.randperm(120, generator=generator)

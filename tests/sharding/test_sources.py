@@ -142,6 +142,14 @@ def test_luperson_t_gives_every_image_its_own_identity_over_all_its_arrow_files(
     }
 
 
+def test_luperson_t_takes_integer_image_ids(tmp_path, picture):
+    path = tmp_path / "raw" / "LUPerson_train.arrow"
+    write_arrow(path, [picture()] * 2, ["a", "b"], [7, 7], ["train"] * 2)
+    rows = read("luperson_t", path.parent)
+    assert rows[0].identity == "luperson_t:7"
+    assert rejected(rows) == {1: "image_id: already given to an earlier row"}
+
+
 def test_luperson_t_survives_arrow_strings_that_are_not_utf8(tmp_path, picture):
     ids = pa.array([b"ok", b"\xff\xfe", b"fine"]).cast(pa.binary()).view(pa.string())
     path = tmp_path / "raw" / "LUPerson_val.arrow"
@@ -164,6 +172,14 @@ def test_a_broken_annotation_is_one_line(tmp_path, source, name, text):
     with pytest.raises(UserError, match=name) as error:
         SOURCES[source](tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_a_cut_arrow_file_is_one_line(tmp_path, picture):
+    path = tmp_path / "raw" / "LUPerson_train.arrow"
+    write_arrow(path, [picture()] * 9, ["a"] * 9, range(9), ["train"] * 9)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match="not an Arrow IPC file"):
+        SOURCES["luperson_t"](path.parent)
 
 
 @pytest.mark.parametrize("source", SOURCES)

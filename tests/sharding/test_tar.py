@@ -39,13 +39,6 @@ def test_tarfile_reads_back_what_was_written_at_the_offsets_returned(members):
     assert found == [(name, data, offset) for (name, data), offset in zip(members, offsets, strict=True)]
 
 
-def test_headers_equal_those_of_tarfile():
-    info = tarfile.TarInfo("key-000000001.jpg")
-    info.size, info.mode = 12345, 0o644
-    ours, theirs = header("key-000000001.jpg", 12345), info.tobuf(tarfile.USTAR_FORMAT)
-    assert ours[:329] == theirs[:329]  # device numbers follow: zeros or blanks, by taste
-
-
 def test_gnu_tar_lists_and_extracts_a_shard(tmp_path):
     write(tmp_path / "a.tar", MEMBERS)
     listing = subprocess.run(
@@ -83,12 +76,8 @@ def test_every_flipped_bit_outside_the_contents_is_an_error(tmp_path):
         damaged = bytearray(whole)
         damaged[position] ^= 1 << position % 8
         path.write_bytes(damaged)
-        try:
-            names = [member.name for member in read_members(path)]
-        except UserError:
-            continue
-        # a flip inside a name can only give another valid header if the checksum changes with it
-        raise AssertionError(f"bit flip at byte {position} went unnoticed: {names}")
+        with pytest.raises(UserError, match=r"damaged|truncated"):
+            list(read_members(path))
 
 
 def test_links_and_foreign_members_are_refused(tmp_path):

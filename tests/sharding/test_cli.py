@@ -1,0 +1,92 @@
+"""What a user of the `sharding` command meets: one line on failure, documented exit codes, help at once."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from sharding.cli import main
+
+
+def run(*arguments):
+    try:
+        return main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        return stop.code
+
+
+HELP = """
+import sys
+from sharding.cli import main
+try:
+    main(["--help"])
+finally:
+    heavy = {"torch", "ray", "pyarrow", "numpy", "PIL", "rich"} & set(sys.modules)
+    assert not heavy, heavy
+"""
+
+
+def test_help_answers_without_any_heavy_import():
+    done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "exit codes: 0 done" in done.stdout
+    assert "sharding pack --source pretrain_110k" in done.stdout
+
+
+def test_pack_prints_a_table_and_json_on_request(pretrain, tmp_path, capsys):
+    folder = pretrain(6, {2: {"captions": []}})
+    arguments = ("pack", "--source", "pretrain_110k", "--input", folder, "--out", tmp_path / "out")
+    assert run(*arguments) == 0
+    table = capsys.readouterr()
+    assert "all splits            5          10           3" in table.out
+    assert "1  captions: empty" in table.out
+    assert "images/s" in table.out
+    assert table.err == ""
+    assert run(*arguments, "--json") == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["images"], summary["already_complete"], summary["reject_reasons"]) == (
+        5,
+        True,
+        {"captions: empty": 1},
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["pack", "--source", "cuhk_pedes", "--input", "none", "--out", "out"], "none is not a directory"),
+        (["pack", "--source", "cuhk_pedes", "--input", ".", "--out", "out"], "reid_raw.json"),
+        (["pack", "--source", "cuhk-pedes", "--input", ".", "--out", "out"], "did you mean cuhk_pedes?"),
+        (["pack", "--source", "syncpr", "--out", "out"], "--input"),
+        (["pack", "--source", "syncpr", "--input", ".", "--out", "out", "--shard-size", "6X"], "64M"),
+        (["pack", "--source", "syncpr", "--input", ".", "--out", "out", "--shard-samples", "0"], "at least 1"),
+        (["synth", "--layout", "luperson", "--people", "1", "--out", "out"], "did you mean luperson_t?"),
+        (["pakc"], "pack"),
+        ([], "COMMAND"),
+    ],
+)
+def test_bad_input_is_one_line_exit_code_2_and_leaves_nothing(tmp_path, monkeypatch, capsys, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    assert run(*arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("sharding: ")
+    assert error.count("\n") == 1
+    assert said in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_says_how_to_resume_and_exits_130(pretrain, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sharding.pack.check_image", lambda data: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert run("pack", "--source", "pretrain_110k", "--input", pretrain(2), "--out", tmp_path / "out") == 130
+    assert capsys.readouterr().err == "sharding: interrupted; run the same command again to resume\n"
+
+
+def test_synthetic_people_of_every_layout_can_be_packed(tmp_path, capsys):
+    for layout in ("pretrain_110k", "luperson_t", "syncpr", "cuhk_pedes"):
+        raw, out = tmp_path / layout, tmp_path / f"{layout}-out"
+        assert run("synth", "--layout", layout, "--people", 3, "--out", raw, "--seed", 1) == 0
+        drawn = int(capsys.readouterr().out.split()[0])
+        assert run("pack", "--source", layout, "--input", raw, "--out", out, "--json") == 0
+        summary = json.loads(capsys.readouterr().out)
+        assert (summary["images"], summary["rejects"]) == (drawn, 0)

@@ -1,0 +1,277 @@
+"""Synthetic people: the same bytes every time, the raw layouts field by field, honest captions, look-alike families."""
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from sharding.errors import UserError
+from sharding.synthetic import LAYOUTS, contact_sheet, synthesize
+from sharding.synthetic.camera import CUHK_FOLDERS, GENERATOR, WEB_VIDEO, photograph
+from sharding.synthetic.captions import FAITHFUL, NOISE, human_caption, observe, template_caption
+from sharding.synthetic.dice import Dice
+from sharding.synthetic.layouts import SYNCPR_EDITABLE, quadruple
+from sharding.synthetic.long_captions import MODEL_WINDOW, ULTRA_FINE_WINDOW, model_caption, ultra_fine_caption
+from sharding.synthetic.people import FAMILY_EVERY, FAMILY_SIZE, differences, family, identity
+from sharding.synthetic.words import KIND_WORDS, tellable
+
+PEOPLE = 40
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory):
+    """One small copy of every layout, by name."""
+    root = tmp_path_factory.mktemp("synthetic")
+    for layout in LAYOUTS:
+        synthesize(layout, people=PEOPLE, out=root / layout)
+    return {layout: root / layout for layout in LAYOUTS}
+
+
+def tree_hash(root: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*")):
+        if path.is_file():
+            digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def everyone(count=400, layout="any"):
+    return [identity(layout, 0, index) for index in range(count)]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_gives_others(layout, tmp_path):
+    for name, seed in (("one", 7), ("same", 7), ("other", 8)):
+        synthesize(layout, people=6, out=tmp_path / name, seed=seed)
+    assert tree_hash(tmp_path / "one") == tree_hash(tmp_path / "same")
+    assert tree_hash(tmp_path / "one") != tree_hash(tmp_path / "other")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_number_returned_is_the_number_of_images_and_progress_reaches_the_total(layout, tmp_path):
+    calls = []
+    images = synthesize(
+        layout, people=5, out=tmp_path / "out", progress=lambda done, total: calls.append((done, total))
+    )
+    if layout == "luperson_t":
+        assert images == sum(len(rows) for rows in arrow_tables(tmp_path / "out").values())
+    else:
+        assert images == sum(path.suffix in (".jpg", ".png") for path in (tmp_path / "out").rglob("*"))
+    assert calls[-1][0] == calls[-1][1] == len(calls)
+
+
+def test_pretrain_110k_has_its_fields_its_file_names_and_identities_unique_only_within_a_source(roots):
+    rows = json.loads((roots["pretrain_110k"] / "PRETRAIN_110K.json").read_text())
+    names = {"IUST_PersonReID": r"IUSTPersonReID/\d+_\d+_\d+_\d+\.jpg", "ENTIRe-ID": r"ENTIReID/\d+_\d+_\d+\.jpg"}
+    for row in rows:
+        assert [*row] == ["file_path", "captions", "split", "score", "ID", "id", "source"]
+        assert re.fullmatch(names[row["source"]], row["file_path"])
+        assert Path(row["file_path"]).name.split("_")[0] == row["ID"]
+        assert [type(row[name]) for name in ("score", "ID", "id")] == [float, str, int]
+        assert len(row["captions"]) == 2
+        assert (roots["pretrain_110k"] / "imgs" / row["file_path"]).is_file()
+    people = {(row["source"], row["ID"]): row["id"] for row in rows}
+    assert len(set(people.values())) == len(people) == PEOPLE
+    assert max(Counter(name for _, name in people).values()) == 2
+    assert sorted(people.values()) != list(range(PEOPLE))
+    assert {row["split"] for row in rows} == {"train", "val"}
+
+
+def arrow_tables(root: Path) -> dict:
+    splits = ("train", "val", "restval", "test")
+    return {name: pa.ipc.open_file(str(root / f"LUPerson_{name}.arrow")).read_all() for name in splits}
+
+
+def test_luperson_t_is_four_arrow_files_of_image_bytes_two_texts_and_no_identity(roots):
+    tables = arrow_tables(roots["luperson_t"])
+    ids = [image_id for table in tables.values() for image_id in table["image_id"].to_pylist()]
+    assert sorted(ids) == list(range(len(ids)))
+    for split, table in tables.items():
+        assert table.column_names == ["image", "caption", "image_id", "split"]
+        assert [str(kind) for kind in table.schema.types] == ["binary", "list<item: string>", "int64", "string"]
+        assert set(table["split"].to_pylist()) == {split}
+        assert all(image[:2] == b"\xff\xd8" for image in table["image"].to_pylist())
+        assert all(len(texts) == 2 for texts in table["caption"].to_pylist())
+
+
+def test_syncpr_lists_every_pair_in_both_directions_over_shared_pngs(roots):
+    rows = json.loads((roots["syncpr"] / "SynCPR.json").read_text())
+    mirror = {(row["target_image_path"], row["reference_image_path"]): row for row in rows}
+    for row in rows:
+        back = mirror[row["reference_image_path"], row["target_image_path"]]
+        assert (back["reference_caption"], back["target_caption"]) == (row["target_caption"], row["reference_caption"])
+        assert back["cpr_id"] == row["cpr_id"] ^ 1
+        assert (roots["syncpr"] / row["reference_image_path"]).read_bytes()[:4] == b"\x89PNG"
+    assert max(Counter(row["reference_image_path"] for row in rows).values()) > 1
+    assert len({Path(row["reference_image_path"]).parts[0] for row in rows}) > 1
+    pairs_per_text = Counter(row["cpr_id"] for row in rows)
+    assert len(pairs_per_text) == PEOPLE
+    assert max(pairs_per_text.values()) > 1
+
+
+def test_cuhk_pedes_has_its_fields_its_folders_and_its_traps(roots):
+    rows = json.loads((roots["cuhk_pedes"] / "reid_raw.json").read_text())
+    for row in rows:
+        assert [*row] == ["split", "captions", "file_path", "processed_tokens", "id"]
+        assert [len(tokens) > 5 for tokens in row["processed_tokens"]] == [True] * len(row["captions"])
+        assert (roots["cuhk_pedes"] / "imgs" / row["file_path"]).is_file()
+    assert {row["id"] for row in rows} == set(range(1, PEOPLE + 1))
+    assert {Path(row["file_path"]).parts[0] for row in rows} <= set(CUHK_FOLDERS)
+    assert {Path(row["file_path"]).suffix for row in rows} == {".jpg", ".png"}
+    assert {len(row["captions"]) for row in rows} == {2, 3}
+    assert min(Counter(row["id"] for row in rows).values()) == 1
+    told_of = {(caption, row["id"]) for row in rows for caption in row["captions"]}
+    assert max(Counter(caption for caption, _ in told_of).values()) > 1
+
+
+def test_cuhk_pedes_splits_share_no_identity(roots):
+    rows = json.loads((roots["cuhk_pedes"] / "reid_raw.json").read_text())
+    splits_of = {row["id"]: {other["split"] for other in rows if other["id"] == row["id"]} for row in rows}
+    assert all(len(splits) == 1 for splits in splits_of.values())
+    assert Counter(min(splits) for splits in splits_of.values()) == {"train": 20, "val": 6, "test": 14}
+
+
+@given(seed=st.integers(0, 2**31), block=st.integers(0, 10**6))
+def test_members_of_a_family_differ_in_one_or_two_attributes(seed, block):
+    members = family("any", seed, block)
+    pairs = [(one, other) for k, one in enumerate(members) for other in members[k + 1 :]]
+    assert [identity("any", seed, block * FAMILY_EVERY + k) for k in range(FAMILY_SIZE)] == list(members)
+    assert all(1 <= len(differences(one, other)) <= 2 for one, other in pairs)
+
+
+def test_layouts_share_no_people_and_strangers_differ_widely():
+    one, other = everyone(400, "cuhk_pedes"), everyone(400, "pretrain_110k")
+    assert not set(one) & set(other)
+    strangers = [person for index, person in enumerate(one) if index % FAMILY_EVERY >= FAMILY_SIZE]
+    assert len(set(strangers)) == len(strangers)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_captions_carry_the_noise_that_is_set(layout):
+    states: Counter[str] = Counter()
+    for index, person in enumerate(everyone(1500)):
+        seen = observe(person, "front", NOISE[layout], Dice(layout, index))
+        states.update(seen.state[name] for name in tellable(person, "front"))
+        right = {name for name, state in seen.state.items() if state != "wrong"}
+        assert not right & set(differences(person, seen.person))
+    total = sum(states.values())
+    for state in ("wrong", "dropped", "vague"):
+        assert states[state] / total == pytest.approx(getattr(NOISE[layout], state), abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("style", "window", "mean"),
+    [
+        (human_caption, (8, 40), (21, 25)),
+        (template_caption, (5, 32), (15, 25)),
+        (model_caption, MODEL_WINDOW, (66, 72)),
+        (ultra_fine_caption, ULTRA_FINE_WINDOW, (70, 80)),
+    ],
+)
+@pytest.mark.parametrize("view", ["front", "back", "side"])
+def test_captions_are_as_long_as_their_source_writes_them(style, window, mean, view):
+    texts = [style(observe(person, view, FAITHFUL, Dice(k)), Dice(view, k)) for k, person in enumerate(everyone())]
+    lengths = [len(text.split()) for text in texts]
+    assert window[0] <= min(lengths) <= max(lengths) <= window[1]
+    assert mean[0] <= sum(lengths) / len(lengths) <= mean[1]
+
+
+@settings(max_examples=100)
+@given(index=st.integers(0, 10**6), view=st.sampled_from(["front", "back", "side"]))
+def test_captions_are_clean_english_that_mirroring_leaves_true(index, view):
+    person = identity("any", 1, index)
+    for style in (human_caption, template_caption, model_caption, ultra_fine_caption):
+        text = style(observe(person, view, NOISE["pretrain_110k"], Dice(index)), Dice(index, view))
+        assert re.fullmatch(r"[A-Z][a-zA-Z',. -]+\.", text)
+        assert not re.search(
+            r"\b(left|right|none|None)\b|\ba [aeiou]|\ban [^aeiou]|  |\.\.|a pair of a\b|\ba a\b", text
+        )
+        assert not (view == "back" and "glasses" in text)
+
+
+def test_an_edit_caption_names_exactly_what_changed():
+    for index in range(300):
+        quad = quadruple("syncpr", 0, index)
+        assert set(differences(quad.reference, quad.target)) == set(quad.changed)
+        for before, after, edit in (
+            (quad.reference, quad.target, quad.edits[0]),
+            (quad.target, quad.reference, quad.edits[1]),
+        ):
+            named = {name for name in SYNCPR_EDITABLE if mentions(edit, name, before, after)}
+            assert named == set(quad.changed), edit
+
+
+def mentions(edit: str, name: str, before, after) -> bool:
+    """Whether a text names the value that `after` has for an attribute, or the one that `before` has lost."""
+    value = getattr(after, name) or getattr(before, name)
+    if name == "scarf":
+        return "scarf" in edit
+    kind = value if isinstance(value, str) else getattr(value, "kind", None)
+    return kind is not None and any(re.search(rf"\b{word}\b", edit) for word in (*KIND_WORDS[kind], kind))
+
+
+@pytest.mark.parametrize("view", ["front", "back", "side"])
+@pytest.mark.parametrize("domain", [*CUHK_FOLDERS.values(), GENERATOR, WEB_VIDEO])
+def test_pictures_are_upright_rgb_within_their_domain_and_none_is_blank(domain, view):
+    for index in range(4):
+        photo = photograph(identity("any", 2, index), view, domain, Dice(view, index), Dice(index))
+        low, high = domain.height
+        assert photo.image.mode == "RGB"
+        assert int(low) <= photo.image.height <= high
+        assert 1.7 <= photo.image.height / photo.image.width <= 3.2
+        assert min(high - low for low, high in photo.image.getextrema()) > 80
+        assert 1.0 <= photo.score <= 5.0
+
+
+def test_look_alikes_are_drawn_differently():
+    members = family("any", 0, 3)
+    pictures = {photograph(person, "front", GENERATOR, Dice(1), Dice(2)).encode("png") for person in members}
+    assert len(pictures) >= 3  # a hat may hide the one changed detail, the hair
+
+
+def test_files_are_as_small_as_the_real_ones(roots):
+    sizes = [path.stat().st_size for path in roots["cuhk_pedes"].rglob("*.jpg")]
+    assert 1500 < sum(sizes) / len(sizes) < 12000
+    assert all(Image.open(path).size[1] >= 128 for path in roots["cuhk_pedes"].rglob("*.jpg"))
+
+
+def test_an_interrupted_run_leaves_nothing_behind(tmp_path):
+    def interrupt(done, total):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        synthesize("cuhk_pedes", people=5, out=tmp_path / "out", progress=interrupt)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_mistakes_are_told_in_one_line(tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    for layout, people, out in (("cuhk", 4, "new"), ("syncpr", 0, "new"), ("syncpr", 4, "full")):
+        with pytest.raises(UserError) as error:
+            synthesize(layout, people=people, out=tmp_path / out)
+        assert "\n" not in str(error.value)
+    assert (tmp_path / "full" / "file").exists()
+
+
+def test_the_contact_sheet_has_a_row_per_person_and_a_column_per_view():
+    small, large = (contact_sheet("cuhk_pedes", people=n, columns=n, captions=True) for n in (1, 2))
+    assert large.height > 1.8 * small.height
+    assert large.width > 1.8 * small.width
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    code = (
+        "import sys, sharding.synthetic; print([m for m in ('numpy', 'PIL', 'pyarrow', 'torch') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
