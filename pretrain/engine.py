@@ -56,6 +56,7 @@ class Engine:
 
         self.settings, self.device = settings, device
         self.world_size = torch.distributed.get_world_size()
+        self.parameters = sum(parameter.numel() for parameter in model.parameters())
         model.to(device)
         groups = parameter_groups(model, settings.optim.weight_decay)
         optim = settings.optim

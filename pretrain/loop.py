@@ -6,6 +6,7 @@
 import logging
 import os
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,9 +86,13 @@ def set_up_rank(settings: Settings, rank: int) -> torch.device:
     """Logging (rank 0 speaks, the others only of errors), threads, and the device of this rank."""
     level = logging.INFO if rank == 0 else logging.ERROR
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    for name in ("DeepSpeed", "torch.utils.cpp_extension", "matplotlib"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # DeepSpeed and we call it by the name that torch 2.11 knows.
+    warnings.filterwarnings("ignore", message=".*all_gather_into_tensor.* is deprecated", category=FutureWarning)
     torch.set_num_threads(settings.launch.cpus_per_rank)
     if settings.launch.gpus_per_rank == 0:
+        os.environ["DS_ACCELERATOR"] = "cpu"  # otherwise DeepSpeed takes a GPU where it sees one
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     torch.cuda.set_device(device)

@@ -30,7 +30,7 @@ class Telemetry:
         self.settings = settings
         self.rank = dist.get_rank()
         self.path = settings.run.dir / "metrics.jsonl"
-        self._prometheus = RankMetrics(settings.run.dir / "prometheus", run=settings.run.name, rank=self.rank)
+        self._prometheus = RankMetrics(directory=settings.run.dir / "prometheus", run=settings.run.name, rank=self.rank)
         self._window = _Window()
         if self.rank == 0:
             _forget_from(self.path, first_step)
