@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import sys
 import threading
 import traceback
@@ -39,6 +40,10 @@ LOCAL_RAY_ENVIRONMENT = {
     "RAY_LOGGER_LEVEL": "error",  # Ray Train's helper actors warn every second that there is no dashboard
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a single machine is not reclaimed while its driver lives
 }
+
+# Without an address Ray Train's helper actors look for one, and print tracebacks where a second Ray runs here.
+NO_DASHBOARD = "http://127.0.0.1:9"
+CONNECT_TIMEOUT_S = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,13 +149,17 @@ def _ray_cluster(topology: Topology) -> Iterator[None]:
 
 
 def _connect(address: str) -> None:
+    """Joins a cluster; Ray itself would try a dead address for more than ten minutes."""
     import ray
 
+    host, _, port = address.rpartition(":")
     try:
+        if host and port.isdigit():  # "auto" and the like are Ray's to resolve
+            socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
         ray.init(logging_level=logging.WARNING)
-    except ConnectionError:
+    except (OSError, ValueError) as error:
         raise ClusterError(
-            f"no Ray cluster answers at RAY_ADDRESS={address}; unset it to run on this machine"
+            f"no Ray cluster answers at RAY_ADDRESS={address} ({error}); unset it to run on this machine"
         ) from None
 
 
@@ -163,6 +172,7 @@ def _start_local(topology: Topology, directory: Path) -> None:
         object_store_memory=OBJECT_STORE_BYTES,
         include_dashboard=False,
         logging_level=logging.WARNING,
+        runtime_env={"env_vars": {"RAY_API_SERVER_ADDRESS": NO_DASHBOARD}},
         _node_ip_address="127.0.0.1",
         _temp_dir=str(directory),
     )

@@ -1,0 +1,20 @@
+"""Small packed datasets, drawn and packed once for all tests by the commands that users type."""
+
+from pathlib import Path
+
+import pytest
+
+from sharding.cli import main as sharding
+
+PEOPLE = {"pretrain_110k": 30, "luperson_t": 30, "syncpr": 20, "cuhk_pedes": 30}
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the three pre-training sources and the benchmark, packed."""
+    root = tmp_path_factory.mktemp("people")
+    for layout, people in PEOPLE.items():
+        raw, out = str(root / "raw" / layout), str(root / "shards" / layout)
+        assert sharding(["synth", "--layout", layout, "--people", str(people), "--out", raw, "--seed", "0"]) == 0
+        assert sharding(["pack", "--source", layout, "--input", raw, "--out", out]) == 0
+    return root / "shards"
