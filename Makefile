@@ -1,0 +1,52 @@
+# make demo      raw people -> shards -> pre-training -> retrieval numbers
+# make test      everything that takes minutes; make test-all adds the slow tests
+# make lint      ruff and mypy
+# VENV=DIR reuses an environment, PYTHON=python3.12 makes a new one with it.
+
+VENV ?= .venv
+PYTHON ?= python3
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+
+SETUP := $(VENV)/.person-pretrain
+DEMO_SETS := pretrain_110k luperson_t syncpr cuhk_pedes
+DEMO_SHARDS := $(DEMO_SETS:%=data/shards/%/dataset.json)
+PEOPLE_pretrain_110k := 1000
+PEOPLE_luperson_t := 2000
+PEOPLE_syncpr := 1200
+PEOPLE_cuhk_pedes := 600
+
+.PHONY: setup demo demo-data test test-all lint clean
+.SECONDARY:
+
+setup: $(SETUP)
+$(SETUP): pyproject.toml constraints.txt
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+# Two at a time: drawing and packing use one core each.
+demo-data: $(SETUP)
+	$(MAKE) --no-print-directory -j2 $(DEMO_SHARDS)
+data/raw/%:
+	sharding synth --layout $* --people $(PEOPLE_$*) --out $@ --seed 0
+data/shards/%/dataset.json: | data/raw/%
+	sharding pack --source $* --input data/raw/$* --out data/shards/$*
+
+demo: demo-data
+	cluster head -- ray job submit --working-dir . -- \
+	    python -m pretrain.run --config pretrain/recipes/demo.yaml \
+	        --data.root $(CURDIR)/data/shards --run.dir $(CURDIR)/runs/demo
+	pretrain export --run runs/demo --out runs/demo/export
+	finetune evaluate --data data/shards/cuhk_pedes --weights runs/demo/export --untrained --out runs/demo/results.json
+
+test: $(SETUP)
+	python -m pytest -m "not slow"
+test-all: $(SETUP)
+	python -m pytest
+lint: $(SETUP)
+	ruff check .
+	ruff format --check .
+	mypy
+
+clean:
+	rm -rf data runs

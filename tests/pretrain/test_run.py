@@ -1,0 +1,172 @@
+"""The training command for real: on Ray, under torchrun, as a submitted job, stopped and resumed."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from cluster.head import local_head
+from finetune.cli import main as finetune
+from pretrain.cli import main as pretrain
+from pretrain.run import main as run
+from pretrain.telemetry import read_metrics
+from tests.test_imports import ROOT
+
+STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def recipe(shards, tmp_path_factory):
+    tree = {
+        "run": {"name": "tiny", "log_every": 3},
+        "data": {
+            "root": str(shards),
+            "mixture": [{"path": "pretrain_110k", "weight": 2}, {"path": "luperson_t"}, {"path": "syncpr"}],
+            "log_samples": True,
+        },
+        "model": {
+            "embed_dim": 16,
+            "vision_cfg": {"image_size": [32, 16], "patch_size": 8, "width": 16, "layers": 1, "head_width": 8},
+            "text_cfg": {"width": 16, "heads": 2, "layers": 1},
+        },
+        "loss": {"itc": 1.0, "sdm": 0.5},
+        "optim": {"steps": STEPS, "batch_size": 16, "warmup_steps": 2, "lr": 1e-3},
+        "engine": {"zero_stage": 1, "precision": "fp32"},
+        "launch": {"ranks": 2},
+        "checkpoint": {"every": 6},
+        "eval": {"data": "cuhk_pedes", "split": "val", "every": 6},
+    }
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def execute(command, **environment):
+    """Run a command from the checkout with the tests' own Python first on PATH; its output as text."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    variables = os.environ | {"PATH": path} | environment
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=variables, timeout=300)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return done.stdout + done.stderr
+
+
+def torchrun(recipe, out, *overrides):
+    command = ["torchrun", "--nproc-per-node", "2", "-m", "pretrain.run", "--config", str(recipe)]
+    return execute([*command, "--launch.backend", "torchrun", "--run.dir", str(out), *overrides])
+
+
+def losses(run_dir):
+    return [(line["step"], line["loss"]) for line in read_metrics(run_dir / "metrics.jsonl") if "loss" in line]
+
+
+def samples(run_dir):
+    return [(run_dir / "samples" / f"rank-{rank}.jsonl").read_text() for rank in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def on_ray(recipe, tmp_path_factory):
+    out = tmp_path_factory.mktemp("ray") / "run"
+    log = execute([sys.executable, "-m", "pretrain.run", "--config", str(recipe), "--run.dir", str(out)])
+    return out, log
+
+
+@pytest.fixture(scope="module")
+def resumed(recipe, tmp_path_factory):
+    out = tmp_path_factory.mktemp("torchrun") / "run"
+    torchrun(recipe, out, "--run.stop_at", "6")
+    assert [step for step, _ in losses(out)] == list(range(6))
+    return out, torchrun(recipe, out)
+
+
+def test_a_local_ray_trains_evaluates_and_keeps_everything(on_ray):
+    out, log = on_ray
+    assert "attention on cpu in float32" in log
+    assert "RANDOM weights" in log
+    assert "ZeRO stage 1, 2 ranks" in log
+    metrics = read_metrics(out / "metrics.jsonl")
+    assert [line["step"] for line in metrics if "eval" in line] == [0, 6, 12]
+    assert [step for step, _ in losses(out)] == list(range(STEPS))
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert {path.name for path in (out / "checkpoints").iterdir()} == {"step-00000006", "step-00000012"}
+    assert "optim:" in (out / "settings.yaml").read_text()
+    assert not list((out / "prometheus").glob("*.json"))  # withdrawn at the end
+
+
+def test_six_steps_and_six_more_are_twelve(on_ray, resumed):
+    out, log = resumed
+    assert "continuing from" in log
+    assert samples(out) == samples(on_ray[0])
+    assert losses(out) == losses(on_ray[0])
+    first, second = (load_file(run / "checkpoints/step-00000012/weights.safetensors") for run in (on_ray[0], out))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_finished_run_is_not_trained_again_and_a_changed_one_is_refused(resumed, recipe, capfd):
+    out, _ = resumed
+    before = (out / "metrics.jsonl").read_text()
+    torchrun(recipe, out)
+    assert (out / "metrics.jsonl").read_text() == before
+    code = run(["--config", str(recipe), "--run.dir", str(out), "--optim.lr", "0.5"])
+    assert code == 2
+    assert "settings changed since" in capfd.readouterr().err
+
+
+def test_ray_job_submit_runs_the_same_line(recipe, on_ray, tmp_path):
+    with local_head(cpus=2) as address:
+        submit = ["ray", "job", "submit", "--address", address, "--working-dir", ".", "--"]
+        command = ["python", "-m", "pretrain.run", "--config", str(recipe), "--run.dir", str(tmp_path / "run")]
+        execute([*submit, *command, "--run.stop_at", "3"])
+    assert losses(tmp_path / "run") == losses(on_ray[0])[:3]
+
+
+def test_an_export_opens_in_open_clip_and_evaluates(on_ray, shards, tmp_path, capsys):
+    export = tmp_path / "export"
+    assert pretrain(["export", "--run", str(on_ray[0]), "--out", str(export)]) == 0
+    model = open_clip.create_model(f"local-dir:{export}")
+    weights = load_file(on_ray[0] / "checkpoints/step-00000012/weights.safetensors")
+    assert torch.equal(model.state_dict()["visual.proj"], weights["visual.proj"])
+    capsys.readouterr()
+    arguments = ["evaluate", "--data", str(shards / "cuhk_pedes"), "--split", "val", "--weights", str(export)]
+    assert finetune([*arguments, "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)["models"][str(export)]
+    trained = [line["eval"] for line in read_metrics(on_ray[0] / "metrics.jsonl") if "eval" in line][-1]
+    assert scores["mAP"] == pytest.approx(trained["mAP"], abs=0.5)
+    assert finetune([*arguments, "--untrained", "--out", str(tmp_path / "r.json")]) == 0
+    table = capsys.readouterr().out
+    assert all(word in table for word in ("chance", "untrained", "R@1", "mSD"))
+    assert set(json.loads((tmp_path / "r.json").read_text())["models"]) == {"untrained", str(export)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config", "{recipe}", "--optim.lrr", "1"], "unknown setting optim.lrr; did you mean optim.lr?"),
+        (["--config", "{recipe}", "--data.root", "/nonexistent"], "/nonexistent/pretrain_110k is not a directory"),
+        (["--config", "{recipe}", "--data.split", "nope"], "has no split 'nope'"),
+        (["--config", "{recipe}", "--model.init", "/nonexistent.pt"], "no weights at /nonexistent.pt"),
+        (["--config", "/nonexistent.yaml"], "no settings file /nonexistent.yaml"),
+        (["--config", "{recipe}", "--launch.backend", "torchrun"], "torchrun"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(recipe, tmp_path, capfd, arguments, message):
+    out = tmp_path / "run"
+    assert run([word.format(recipe=recipe) for word in arguments] + ["--run.dir", str(out)]) == 2
+    errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("pretrain:")]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert not (out / "checkpoints").exists()
+    if "torchrun" not in message:
+        assert not out.exists()
+
+
+def test_export_without_a_checkpoint_is_one_line(tmp_path, capsys):
+    assert pretrain(["export", "--run", str(tmp_path), "--out", str(tmp_path / "x")]) == 2
+    assert capsys.readouterr().err.startswith("pretrain: no checkpoint in")
+    assert not (tmp_path / "x").exists()
