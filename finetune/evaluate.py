@@ -37,7 +37,9 @@ def evaluate(data: Path, split: str, weights: list[Path], *, untrained: bool, ba
     benchmark = SplitReader(open_dataset(data), split)
     rows = []
     if untrained:
-        rows.append(Row(name="untrained", metrics=_metrics(_random(exported_settings(weights[0])), benchmark, batch_size)))
+        rows.append(
+            Row(name="untrained", metrics=_metrics(_random(exported_settings(weights[0])), benchmark, batch_size))
+        )
     for folder in weights:
         model = DualEncoder(exported_settings(folder))
         load_weights(model, read_state(folder))
@@ -88,5 +90,8 @@ def as_table(rows: list[Row]) -> str:
 
 
 def _line(cells: list[str], widths: list[int]) -> str:
-    padded = [cells[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))]
+    padded = [
+        cells[0].ljust(widths[0]),
+        *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)),
+    ]
     return "| " + " | ".join(padded) + " |"

@@ -5,6 +5,7 @@ Shapes: B images, N tokens of an image, T tokens of a packed text batch, H heads
 
 import inspect
 from functools import cache
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -82,8 +83,8 @@ def _varlen_applies(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 @cache
-def _varlen_arguments() -> dict[str, object] | None:
-    """How this torch asks varlen_attn for causality (`window_size` from 2.11, `is_causal` before); None if it has none."""
+def _varlen_arguments() -> dict[str, Any] | None:
+    """How this torch asks varlen_attn for causality (`is_causal` before 2.11); None if it has no varlen_attn."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
@@ -97,4 +98,4 @@ def _varlen(qkv_T3HD: Tensor, boundaries: Tensor, longest: int) -> Tensor:
 
     query, key, value = (part.contiguous() for part in qkv_T3HD.unbind(1))
     causal = _varlen_arguments() or {}
-    return varlen_attn(query, key, value, boundaries, boundaries, longest, longest, **causal)
+    return cast(Tensor, varlen_attn(query, key, value, boundaries, boundaries, longest, longest, **causal))

@@ -60,7 +60,9 @@ def write_checkpoint(
     """Write one checkpoint below `directory` and return its folder. One rank calls, with full fp32 tensors."""
     folder = directory / f"step-{step:08d}"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "manifest.json").unlink(missing_ok=True)  # a step written again is incomplete until its new manifest is there
+    (folder / "manifest.json").unlink(
+        missing_ok=True
+    )  # a step written again is incomplete until its new manifest is there
     for name, state in zip(FILES, (weights, moments), strict=True):
         save_file({key: tensor.contiguous() for key, tensor in state.items()}, folder / name)
         _sync(folder / name)
@@ -88,7 +90,9 @@ def find_latest(directory: Path) -> Path | None:
             return folder
         log.warning("checkpoint %s has no manifest: it was not finished, and is passed over", folder)
     if folders:
-        raise UserError(f"no complete checkpoint among the {len(folders)} in {directory}; remove it to start from step 0")
+        raise UserError(
+            f"no complete checkpoint among the {len(folders)} in {directory}; remove it to start from step 0"
+        )
     return None
 
 

@@ -38,7 +38,9 @@ def argument_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("run", help="train by a settings file (pretrain run --help lists every setting)", add_help=False)
+    commands.add_parser(
+        "run", help="train by a settings file (pretrain run --help lists every setting)", add_help=False
+    )
     export_parser = commands.add_parser("export", help="write the newest checkpoint as a folder that open_clip loads")
     export_parser.add_argument("--run", type=Path, required=True, help="the run's directory")
     export_parser.add_argument("--out", type=Path, required=True, help="the folder to write")

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -85,7 +85,9 @@ class ModelSettings:
     def _divisible(self) -> "ModelSettings":
         vision, text = self.vision_cfg, self.text_cfg
         if any(side % vision.patch_size for side in vision.image_size):
-            raise ValueError(f"image_size {list(vision.image_size)} is not a multiple of patch_size {vision.patch_size}")
+            raise ValueError(
+                f"image_size {list(vision.image_size)} is not a multiple of patch_size {vision.patch_size}"
+            )
         if vision.width % vision.head_width:
             raise ValueError(f"vision width {vision.width} is not a multiple of head_width {vision.head_width}")
         if text.width % text.heads:
@@ -240,7 +242,7 @@ def open_clip_config(model: ModelSettings) -> dict[str, Any]:
     return config
 
 
-def setting_names(settings_class: type = Settings, prefix: str = "") -> Iterator[tuple[str, type, Any]]:
+def setting_names(settings_class: Any = Settings, prefix: str = "") -> Iterator[tuple[str, type, Any]]:
     """Every dotted setting with its type and default, in order (for --help and for spelling hints)."""
     hints = get_type_hints(settings_class, include_extras=False)
     for field in fields(settings_class):
@@ -269,12 +271,20 @@ def _explain(problem: Any) -> str:
     if problem["type"] in ("missing", "missing_argument"):
         return f"setting {place} is missing"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{place}: {message} (got {problem['input']!r})" if problem["loc"] and "Value error" not in problem["msg"] else message
+    return (
+        f"{place}: {message} (got {problem['input']!r})"
+        if problem["loc"] and "Value error" not in problem["msg"]
+        else message
+    )
 
 
 def _nearest(place: str) -> str:
     known = [name for name, _, _ in setting_names()]
     sections = sorted({name.rpartition(".")[0] for name in known} - {""})
-    mixture = [f"data.mixture.{place.split('.')[2]}.{f.name}" for f in fields(MixtureSettings)] if place.startswith("data.mixture.") else []
+    mixture = (
+        [f"data.mixture.{place.split('.')[2]}.{f.name}" for f in fields(MixtureSettings)]
+        if place.startswith("data.mixture.")
+        else []
+    )
     match = get_close_matches(place, [*known, *sections, *mixture], n=1, cutoff=0.5)
     return f"; did you mean {match[0]}?" if match else ""

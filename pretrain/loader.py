@@ -153,7 +153,9 @@ def stack(images: list[Image]) -> Tensor:
 def decode(sample: Sample, size: tuple[int, int]) -> Image:
     """The sample's image as RGB uint8 [H, W, 3], resized (not cropped) to `size`; UserError if it cannot be decoded."""
     try:
-        pixels = PillowImage.fromarray(_decode_jpeg(sample.image, size)) if _is_jpeg(sample.image) else _open(sample.image)
+        pixels = (
+            PillowImage.fromarray(_decode_jpeg(sample.image, size)) if _is_jpeg(sample.image) else _open(sample.image)
+        )
     except (OSError, ValueError) as error:
         raise UserError(f"sample {sample.key} cannot be decoded: {error}") from None
     height, width = size
@@ -177,4 +179,3 @@ def _decode_jpeg(data: bytes, size: tuple[int, int]) -> Image:
 
 def _open(data: bytes) -> PillowImage.Image:
     return PillowImage.open(BytesIO(data), formats=("JPEG", "PNG")).convert("RGB")
-

@@ -1,6 +1,6 @@
 """The training loop, top to bottom: what every rank runs, from the settings to the last checkpoint.
 
-    plan -> loader -> engine step -> telemetry -> evaluation -> checkpoint, until optim.steps
+plan -> loader -> engine step -> telemetry -> evaluation -> checkpoint, until optim.steps
 """
 
 import logging
@@ -112,9 +112,13 @@ def find_start(settings: Settings, plan: Plan) -> Start:
         raise UserError(f"{settings.run.dir} already holds {folder.name}; choose another run.dir, or --resume auto")
     manifest = read_manifest(folder)
     if manifest.plan_hash != plan.hash:
-        raise UserError(f"the data or its weights changed since {folder}: plan {manifest.plan_hash[:12]}, now {plan.hash[:12]}")
+        raise UserError(
+            f"the data or its weights changed since {folder}: plan {manifest.plan_hash[:12]}, now {plan.hash[:12]}"
+        )
     if manifest.settings_hash != settings_hash(settings):
-        raise UserError(f"settings changed since {folder}: {'; '.join(differences(manifest.settings, as_tree(settings)))}")
+        raise UserError(
+            f"settings changed since {folder}: {'; '.join(differences(manifest.settings, as_tree(settings)))}"
+        )
     return Start(step=manifest.step, folder=folder, manifest=manifest)
 
 

@@ -69,17 +69,20 @@ class Transformer(nn.Module):
     def __init__(self, width: int, layers: int, heads: int, quick_gelu: bool) -> None:
         super().__init__()
         self.resblocks = nn.ModuleList(Block(width, heads, quick_gelu) for _ in range(layers))
-        self.reset_parameters(width, layers)
-
-    def reset_parameters(self, width: int, layers: int) -> None:
-        """CLIP's initialisation: residual branches scaled down by the depth."""
-        for block in self.resblocks:
-            nn.init.normal_(block.attn.in_proj_weight, std=width**-0.5)
-            nn.init.normal_(block.attn.out_proj.weight, std=width**-0.5 * (2 * layers) ** -0.5)
-            nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
-            nn.init.normal_(block.mlp.c_proj.weight, std=width**-0.5 * (2 * layers) ** -0.5)
-            for linear in (block.attn.out_proj, block.mlp.c_fc, block.mlp.c_proj):
-                nn.init.zeros_(linear.bias)
+        # CLIP's initialisation: residual branches scaled down by the depth.
+        inward, outward, hidden = width**-0.5, (2 * layers * width) ** -0.5, (2 * width) ** -0.5
+        deviation = {
+            "in_proj_weight": inward,
+            "out_proj.weight": outward,
+            "c_fc.weight": hidden,
+            "c_proj.weight": outward,
+        }
+        for name, parameter in self.named_parameters():
+            for ending, std in deviation.items():
+                if name.endswith(ending):
+                    nn.init.normal_(parameter, std=std)
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, attend: Attend) -> Tensor:
         for block in self.resblocks:
@@ -132,7 +135,7 @@ class DualEncoder(nn.Module):
         nn.init.normal_(self.text_projection, std=text.width**-0.5)
 
     def forward(self, images: Tensor | None, text: PackedText | None) -> tuple[Tensor | None, Tensor | None, Tensor]:
-        """L2-normalised image features [B, E], text features [B, E] (None where not asked for), and 1 / temperature [1].
+        """L2-normalised image features [B, E], text features [B, E] (None where not asked for), 1 / temperature [1].
 
         images: normalised float [B, 3, H, W]. Features are fp32. Under ZeRO-3 all ranks must call, and always this
         method: it is what gathers the parameters.

@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
 def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pretrain run",
-        description="Pre-train the dual encoder. Every setting of the YAML file can be overridden as --section.name VALUE:",
+        description="Pre-train the dual encoder. Any setting of the file can be overridden: --section.name VALUE",
         epilog="settings and defaults:\n" + "\n".join(_setting_lines()) + "\n\n" + EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -1,8 +1,8 @@
 """What a run says of itself: a progress line, one JSON line per step, Prometheus metrics of every rank, and curves.
 
-    runs/NAME/metrics.jsonl         {"step", "loss", ..., "samples_per_s", "data_wait_s"} and {"step", "eval": {...}}
-    runs/NAME/prometheus/rank-0.json   file_sd targets of each rank's /metrics
-    runs/NAME/curves.png            loss, throughput and R@1 over the steps
+runs/NAME/metrics.jsonl         {"step", "loss", ..., "samples_per_s", "data_wait_s"} and {"step", "eval": {...}}
+runs/NAME/prometheus/rank-0.json   file_sd targets of each rank's /metrics
+runs/NAME/curves.png            loss, throughput and R@1 over the steps
 """
 
 import json
@@ -39,10 +39,14 @@ class Telemetry:
     def __enter__(self) -> "Telemetry":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._prometheus.close()
 
-    def step(self, step: int, batch: Batch, losses: dict[str, Tensor], *, rate: float, wait_s: float, step_s: float) -> None:
+    def step(
+        self, step: int, batch: Batch, losses: dict[str, Tensor], *, rate: float, wait_s: float, step_s: float
+    ) -> None:
         """Record step `step` (0-based, just done). All ranks must call: the losses are averaged over them."""
         mean = average_over_ranks(losses)
         samples, tokens = len(batch.identity), len(batch.text.ids)
@@ -69,7 +73,9 @@ class Telemetry:
     def evaluation(self, step: int, metrics: dict[str, Any]) -> None:
         """Record retrieval metrics after `step` steps. Rank 0 calls."""
         _append(self.path, {"step": step, "eval": metrics})
-        log.info("eval after step %d: R@1 %.2f  R@10 %.2f  mAP %.2f", step, metrics["r1"], metrics["r10"], metrics["mAP"])
+        log.info(
+            "eval after step %d: R@1 %.2f  R@10 %.2f  mAP %.2f", step, metrics["r1"], metrics["r10"], metrics["mAP"]
+        )
 
     def _say(self, step: int, mean: dict[str, float], rate: float) -> None:
         optim = self.settings.optim

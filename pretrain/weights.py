@@ -6,7 +6,6 @@ unpickled beyond plain tensors (`weights_only`).
 
 import json
 import logging
-import os
 from pathlib import Path
 
 import torch
@@ -72,7 +71,9 @@ def load_weights(model: DualEncoder, state: dict[str, Tensor]) -> None:
         if name in state and state[name].shape != ours[name].shape
     ]
     if wrong:
-        raise UserError(f"the weights do not fit the model: {wrong[0]}" + (f" (and {len(wrong) - 1} more)" if wrong[1:] else ""))
+        raise UserError(
+            f"the weights do not fit the model: {wrong[0]}" + (f" (and {len(wrong) - 1} more)" if wrong[1:] else "")
+        )
     model.load_state_dict({name: state[name] for name in ours})
 
 
@@ -107,10 +108,12 @@ def export_open_clip(state: dict[str, Tensor], settings: ModelSettings, director
     preprocess = {"mean": CLIP_MEAN, "std": CLIP_STD, "interpolation": "bicubic", "resize_mode": "squash"}
     config = {"model_cfg": open_clip_config(settings), "preprocess_cfg": preprocess}
     (directory / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
-    state = {name: tensor.contiguous() for name, tensor in state.items()} | {"logit_scale": state["logit_scale"].reshape(())}
+    state = {name: tensor.contiguous() for name, tensor in state.items()} | {
+        "logit_scale": state["logit_scale"].reshape(())
+    }
     temporary = directory / f".{WEIGHTS_NAME}.tmp"
     save_file(state, temporary, metadata={"format": "pt"})
-    os.replace(temporary, directory / WEIGHTS_NAME)
+    temporary.replace(directory / WEIGHTS_NAME)
 
 
 def exported_settings(directory: Path) -> ModelSettings:

@@ -2,6 +2,6 @@
 
 
 class UserError(Exception):
-    """Something the user can mend (a missing input, an unknown setting); `exit_code` is 2 unless documented otherwise."""
+    """Something the user can mend: a missing input, an unknown setting."""
 
     exit_code = 2

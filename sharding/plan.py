@@ -29,7 +29,7 @@ def generator(seed: int, purpose: str, *counter: int) -> np.random.Generator:
 def permutation(size: int, seed: int, purpose: str, *counter: int) -> Integers:
     """The permutation of [0, size) drawn by (seed, purpose, counter).
 
-    Sorting raw Philox words keeps the order stable across numpy releases; `Generator.permutation` does not promise that.
+    Sorting raw Philox words keeps the order across numpy releases, which `Generator.permutation` does not promise.
     """
     return np.argsort(_philox(seed, purpose, *counter).random_raw(size), kind="stable")
 
@@ -172,7 +172,9 @@ class _StreamOrder:
         if key not in self._windows:
             bounds = [*starts[:: self.window], self.samples]
             size = int(bounds[window + 1] - bounds[window])
-            _remember(self._windows, key, permutation(size, self.seed, "window", self.index, epoch, window), self.CACHED)
+            _remember(
+                self._windows, key, permutation(size, self.seed, "window", self.index, epoch, window), self.CACHED
+            )
         return self._windows[key]
 
 

@@ -1,4 +1,4 @@
-"""Random access to the samples of a packed dataset: the index says where the bytes lie, the tar is mapped, not walked."""
+"""Random access to the samples of a packed dataset: the index says where the bytes lie, the tar is mapped."""
 
 import json
 import mmap
@@ -69,7 +69,9 @@ class SplitReader:
 
     def _read(self, shard: int, offset: int, size: int) -> bytes:
         if shard not in self._maps:
-            self._maps[shard] = _map(tar_path(self.dataset.directory, self.shards[shard].name), self.shards[shard].bytes)
+            self._maps[shard] = _map(
+                tar_path(self.dataset.directory, self.shards[shard].name), self.shards[shard].bytes
+            )
         return self._maps[shard][offset : offset + size]
 
 

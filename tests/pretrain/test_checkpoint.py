@@ -1,6 +1,5 @@
 """A checkpoint is complete or invisible, and damage is found before a tensor is used."""
 
-
 import pytest
 import torch
 

@@ -68,7 +68,13 @@ def test_malformed_overrides_and_files_are_one_line(tmp_path):
 
 def test_the_hash_follows_what_shapes_the_weights_and_nothing_else():
     base = settings_hash(load_settings(DEMO, []))
-    for same in ("--run.dir=x", "--launch.ranks=4", "--checkpoint.every=7", "--data.threads=3", "--engine.zero_stage=3"):
+    for same in (
+        "--run.dir=x",
+        "--launch.ranks=4",
+        "--checkpoint.every=7",
+        "--data.threads=3",
+        "--engine.zero_stage=3",
+    ):
         assert settings_hash(load_settings(DEMO, [same])) == base
     for other in ("--run.seed=1", "--optim.lr=0.5", "--data.flip=0", "--model.embed_dim=64", "--loss.itc=2"):
         assert settings_hash(load_settings(DEMO, [other])) != base

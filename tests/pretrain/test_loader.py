@@ -12,9 +12,9 @@ from pretrain.config import DataSettings, MixtureSettings
 from pretrain.loader import Loader, LoaderSettings, Mixture, decode, load_batch
 from pretrain.text import tokenize
 from sharding.errors import UserError
+from sharding.index import open_dataset
 from sharding.plan import generator
 from sharding.reader import Sample, SplitReader
-from sharding.index import open_dataset
 
 SIZE = (48, 24)
 
@@ -124,7 +124,9 @@ def test_normalisation_is_clips():
     assert torch.allclose(normalise(pixels) * std + mean, pixels / 255, atol=1e-6)
 
 
-@pytest.mark.parametrize(("mode", "kind"), [("RGB", "JPEG"), ("L", "JPEG"), ("RGB", "PNG"), ("P", "PNG"), ("CMYK", "JPEG")])
+@pytest.mark.parametrize(
+    ("mode", "kind"), [("RGB", "JPEG"), ("L", "JPEG"), ("RGB", "PNG"), ("P", "PNG"), ("CMYK", "JPEG")]
+)
 def test_every_kind_of_image_comes_out_as_rgb_of_the_right_size(mode, kind, tmp_path):
     Image.new("RGB", (90, 200), (200, 40, 40)).convert(mode).save(tmp_path / "image", kind, quality=95)
     sample = Sample(key="k", image=(tmp_path / "image").read_bytes(), captions=("c",), identity="x:1")

@@ -9,7 +9,7 @@ from pretrain.attention import attend_image, attend_text, describe, plain_attent
 from pretrain.config import ModelSettings, TextSettings, VisionSettings
 from pretrain.model import DualEncoder
 from pretrain.text import pack, tokenize
-from pretrain.weights import build_model, exported_settings, export_open_clip, load_weights, read_state
+from pretrain.weights import build_model, export_open_clip, exported_settings, load_weights, read_state
 from sharding.errors import UserError
 
 CAPTIONS = [

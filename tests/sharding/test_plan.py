@@ -84,4 +84,3 @@ def test_an_empty_or_vanishing_dataset_is_refused():
         stream([0, 0])
     with pytest.raises(ValueError, match="below one sample"):
         Plan([stream([5]), stream([5], "b", 1e-9)], seed=0)
-
