@@ -3,6 +3,7 @@
 import argparse
 import os
 import signal
+import subprocess
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,13 +18,14 @@ examples:
   cluster submit -- python -m pretrain.run --config pretrain/recipes/demo.yaml
   cluster submit --address http://ray-head:8265 --env OMP_NUM_THREADS=8 -- python -m pretrain.run --config run.yaml
   cluster head --num-cpus 4
+  cluster head -- ray job submit --working-dir . -- python -m pretrain.run --config pretrain/recipes/demo.yaml
 
 exit codes:
   0    done
   1    the job failed before its command started, or was stopped by someone else
   2    a mistake in the command line or in what it names
   130  interrupted by Ctrl-C; the job has been stopped (143: by SIGTERM)
-  of `cluster submit`, otherwise: the exit code of the command itself
+  otherwise: the exit code of the command itself
 """
 
 
@@ -33,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     handler = signal.signal(signal.SIGTERM, _exit_on_signal)
     try:
-        return _submit(options, entrypoint) if options.command == "submit" else _head(options)
+        return _submit(options, entrypoint) if options.command == "submit" else _head(options, entrypoint)
     except ClusterError as error:
         print(f"cluster {options.command}: {error}", file=sys.stderr)
         return error.exit_code
@@ -81,7 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     job.add_argument("--num-cpus", type=int, metavar="N", help="CPUs that a head started for this job offers")
     head = commands.add_parser(
         "head",
-        help="run a Ray head on this machine until Ctrl-C and print its address",
+        help="run a Ray head on this machine: for one command, or until Ctrl-C",
+        usage="cluster head [options] [-- COMMAND [ARGUMENT ...]]",
+        description="COMMAND finds the head in RAY_API_SERVER_ADDRESS; its exit code is returned and the head stopped.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -111,18 +115,25 @@ def _submit(options: argparse.Namespace, entrypoint: list[str]) -> int:
         return submit(job, address=server, wait=not options.no_wait)
 
 
-def _head(options: argparse.Namespace) -> int:
+def _head(options: argparse.Namespace, command: list[str]) -> int:
     with local_head(options.num_cpus) as address:
-        print(address, flush=True)
-        print("In another terminal:", file=sys.stderr)
-        if "RAY_AUTH_TOKEN_PATH" in os.environ:
-            print(
-                f"  export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={os.environ['RAY_AUTH_TOKEN_PATH']}", file=sys.stderr
-            )
-        print(f"  ray job submit --address {address} --working-dir . -- python -m pretrain.run ...", file=sys.stderr)
-        print("Ctrl-C here stops the head and its jobs.", file=sys.stderr, flush=True)
+        if command:
+            # RAY_ADDRESS would overrule the other, and in the ranks it would mean a cluster that is not this one.
+            variables = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+            return subprocess.run(command, env=variables | {"RAY_API_SERVER_ADDRESS": address}).returncode
+        _say_how_to_use(address)
         while True:
             signal.pause()
+
+
+def _say_how_to_use(address: str) -> None:
+    print(address, flush=True)
+    print("In another terminal:", file=sys.stderr)
+    if "RAY_AUTH_TOKEN_PATH" in os.environ:
+        token = os.environ["RAY_AUTH_TOKEN_PATH"]
+        print(f"  export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={token}", file=sys.stderr)
+    print(f"  ray job submit --address {address} --working-dir . -- python -m pretrain.run ...", file=sys.stderr)
+    print("Ctrl-C here stops the head and its jobs.", file=sys.stderr, flush=True)
 
 
 def _variables(pairs: list[str]) -> dict[str, str]:

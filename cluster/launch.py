@@ -69,10 +69,11 @@ class Topology:
 class RankError(Exception):
     """Carries a rank's failure to the driver as plain text and numbers, so that it always survives pickling."""
 
-    def __init__(self, message: str, exit_code: int | None) -> None:
-        super().__init__(message, exit_code)
+    def __init__(self, message: str, exit_code: int | None, trace: str) -> None:
+        super().__init__(message, exit_code, trace)
         self.message = message
         self.exit_code = exit_code
+        self.trace = trace
 
 
 def launch_ray(worker: Worker, settings: dict[str, Any], *, topology: Topology, name: str, storage: Path) -> None:
@@ -223,9 +224,10 @@ def _trainer(worker: Worker, settings: dict[str, Any], *, topology: Topology, na
 
 
 def _reporting_failures(worker: Worker) -> Worker:
-    """`worker`, with a failure printed on its rank and passed on as a RankError.
+    """`worker`, with a failure passed on as a RankError.
 
-    An exception that cannot be pickled would otherwise take down Ray Train's controller with it.
+    An exception that cannot be pickled would otherwise take down Ray Train's controller with it. The traceback travels
+    too: what a failing rank prints itself is lost when its process ends before Ray has read it.
     """
 
     def report(settings: dict[str, Any]) -> None:
@@ -234,16 +236,15 @@ def _reporting_failures(worker: Worker) -> Worker:
         except BaseException as error:
             exit_code = getattr(error, "exit_code", None)
             if exit_code is not None:
-                raise RankError(str(error), int(exit_code)) from None
-            traceback.print_exc()
-            sys.stderr.flush()
-            raise RankError(f"{type(error).__name__}: {error}", None) from None
+                raise RankError(str(error), int(exit_code), "") from None
+            raise RankError(f"{type(error).__name__}: {error}", None, traceback.format_exc()) from None
 
     return report
 
 
 def _launch_error(error: Exception) -> LaunchError:
-    """The one line for a failed run: the first rank that failed by itself, user errors before all others."""
+    """The one line for a failed run: user errors first, then the lowest rank that raised (its traceback goes to
+    stderr), then the lowest that died."""
     from ray.train import WorkerGroupError
 
     failures = dict(sorted(error.worker_failures.items())) if isinstance(error, WorkerGroupError) else {}
@@ -252,6 +253,7 @@ def _launch_error(error: Exception) -> LaunchError:
         if failure.exit_code is not None:
             return LaunchError(failure.message, exit_code=failure.exit_code)
     for rank, failure in reported.items():
+        print(failure.trace, file=sys.stderr, end="", flush=True)
         return LaunchError(f"rank {rank} failed: {_one_line(failure.message)}")
     for rank, death in failures.items():
         return LaunchError(f"rank {rank} died: {_cause_of_death(death)}")

@@ -84,10 +84,8 @@ class ModelSettings:
     @model_validator(mode="after")
     def _divisible(self) -> "ModelSettings":
         vision, text = self.vision_cfg, self.text_cfg
-        if any(side % vision.patch_size for side in vision.image_size):
-            raise ValueError(
-                f"image_size {list(vision.image_size)} is not a multiple of patch_size {vision.patch_size}"
-            )
+        if min(vision.image_size) < vision.patch_size:
+            raise ValueError(f"image_size {list(vision.image_size)} is smaller than patch_size {vision.patch_size}")
         if vision.width % vision.head_width:
             raise ValueError(f"vision width {vision.width} is not a multiple of head_width {vision.head_width}")
         if text.width % text.heads:

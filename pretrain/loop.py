@@ -7,6 +7,7 @@ import logging
 import os
 import time
 import warnings
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,9 +54,9 @@ def train(tree: dict[str, Any]) -> None:
     say_start(settings, mixture, start, engine)
 
     loader = Loader(mixture, loader_settings(settings, rank), start.step * settings.optim.batch_size)
-    batches = iter(loader)
     last = min(settings.optim.steps, settings.run.stop_at or settings.optim.steps)
-    with Telemetry(settings, start.step) as telemetry:
+    with closing(loader), Telemetry(settings, start.step) as telemetry:
+        batches = iter(loader)
         if start.step == 0:
             evaluate(engine, benchmark, telemetry, 0)
         for step in range(start.step, last):
@@ -76,7 +77,6 @@ def train(tree: dict[str, Any]) -> None:
                 evaluate(engine, benchmark, telemetry, done)
             if done % settings.checkpoint.every == 0 or done == last:
                 save(engine, settings, mixture.plan, done)
-    loader.close()
     if rank == 0:
         plot_curves(read_metrics(telemetry.path), settings.run.dir / "curves.png")
         log.info("done after step %d: %s", max(last, start.step), settings.run.dir)

@@ -52,7 +52,8 @@ def test_all_problems_are_reported_together():
 
 def test_settings_that_contradict_each_other_are_refused():
     assert problems("--optim.batch_size", "7") == ["optim.batch_size 7 is not a multiple of launch.ranks 2"]
-    assert "is not a multiple of patch_size 7" in problems("--model.vision_cfg.patch_size", "7")[0]
+    assert "is smaller than patch_size 700" in problems("--model.vision_cfg.patch_size", "700")[0]
+    assert "is not a multiple of heads 7" in problems("--model.text_cfg.heads", "7")[0]
     assert problems("--loss.itc", "0", "--loss.sdm", "0") == ["every loss has weight 0"]
 
 

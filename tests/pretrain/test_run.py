@@ -4,15 +4,18 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
+import urllib.request
 from pathlib import Path
 
 import open_clip
 import pytest
 import torch
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 from safetensors.torch import load_file
 
-from cluster.head import local_head
 from finetune.cli import main as finetune
 from pretrain.cli import main as pretrain
 from pretrain.run import main as run
@@ -77,12 +80,28 @@ def on_ray(recipe, tmp_path_factory):
     return out, log
 
 
+def watch(directory, ranks, found, deadline_s=200):
+    """What Prometheus would see: the targets as they are announced, and what each of them serves."""
+    end = time.monotonic() + deadline_s
+    while len(found) < ranks and time.monotonic() < end:
+        for path in set(directory.glob("rank-*.json")) - set(found):
+            [target] = json.loads(path.read_text())
+            with urllib.request.urlopen(f"http://{target['targets'][0]}/metrics", timeout=10) as reply:
+                found[path] = target["labels"], reply.read().decode()
+        time.sleep(0.02)
+
+
 @pytest.fixture(scope="module")
 def resumed(recipe, tmp_path_factory):
+    """A run of two torchrun halves: its directory, the log of the second, and what the ranks served meanwhile."""
     out = tmp_path_factory.mktemp("torchrun") / "run"
+    served = {}
+    watcher = threading.Thread(target=watch, args=(out / "prometheus", 2, served))
+    watcher.start()
     torchrun(recipe, out, "--run.stop_at", "6")
+    watcher.join()
     assert [step for step, _ in losses(out)] == list(range(6))
-    return out, torchrun(recipe, out)
+    return out, torchrun(recipe, out), served
 
 
 def test_a_local_ray_trains_evaluates_and_keeps_everything(on_ray):
@@ -100,7 +119,7 @@ def test_a_local_ray_trains_evaluates_and_keeps_everything(on_ray):
 
 
 def test_six_steps_and_six_more_are_twelve(on_ray, resumed):
-    out, log = resumed
+    out, log, _ = resumed
     assert "continuing from" in log
     assert samples(out) == samples(on_ray[0])
     assert losses(out) == losses(on_ray[0])
@@ -108,8 +127,18 @@ def test_six_steps_and_six_more_are_twelve(on_ray, resumed):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_every_rank_serves_its_metrics_to_prometheus(resumed):
+    _, _, served = resumed
+    assert sorted(labels["rank"] for labels, _ in served.values()) == ["0", "1"]
+    for labels, text in served.values():
+        assert (labels["job"], labels["run"]) == ("pretrain", "tiny")
+        families = {family.name for family in text_string_to_metric_families(text)}
+        assert {"samples", "tokens", "step_duration_seconds", "data_wait_seconds", "loss", "learning_rate"} <= families
+        assert "last_step_timestamp_seconds" in families
+
+
 def test_a_finished_run_is_not_trained_again_and_a_changed_one_is_refused(resumed, recipe, capfd):
-    out, _ = resumed
+    out, _, _ = resumed
     before = (out / "metrics.jsonl").read_text()
     torchrun(recipe, out)
     assert (out / "metrics.jsonl").read_text() == before
@@ -119,10 +148,9 @@ def test_a_finished_run_is_not_trained_again_and_a_changed_one_is_refused(resume
 
 
 def test_ray_job_submit_runs_the_same_line(recipe, on_ray, tmp_path):
-    with local_head(cpus=2) as address:
-        submit = ["ray", "job", "submit", "--address", address, "--working-dir", ".", "--"]
-        command = ["python", "-m", "pretrain.run", "--config", str(recipe), "--run.dir", str(tmp_path / "run")]
-        execute([*submit, *command, "--run.stop_at", "3"])
+    submit = ["cluster", "head", "--num-cpus", "2", "--", "ray", "job", "submit", "--working-dir", ".", "--"]
+    command = ["python", "-m", "pretrain.run", "--config", str(recipe), "--run.dir", str(tmp_path / "run")]
+    execute([*submit, *command, "--run.stop_at", "3"])
     assert losses(tmp_path / "run") == losses(on_ray[0])[:3]
 
 
