@@ -11,9 +11,9 @@ SETUP := $(VENV)/.person-pretrain
 DEMO_SETS := pretrain_110k luperson_t syncpr cuhk_pedes
 DEMO_SHARDS := $(DEMO_SETS:%=data/shards/%/dataset.json)
 PEOPLE_pretrain_110k := 1000
-PEOPLE_luperson_t := 2000
+PEOPLE_luperson_t := 4000
 PEOPLE_syncpr := 1200
-PEOPLE_cuhk_pedes := 600
+PEOPLE_cuhk_pedes := 1000
 
 .PHONY: setup demo demo-data test test-all lint clean
 .SECONDARY:

@@ -8,38 +8,27 @@ import os
 import time
 import warnings
 from contextlib import closing
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from pretrain.attention import describe
-from pretrain.checkpoint import Manifest, find_latest, keep_newest, read_manifest, read_tensors, write_checkpoint
+from pretrain.checkpoint import keep_newest, read_tensors, write_checkpoint
 from pretrain.config import Settings, as_tree, settings_from, settings_hash
 from pretrain.engine import Engine, compute_dtype
 from pretrain.features import Shapes, extract_features
 from pretrain.loader import Loader, LoaderSettings, Mixture
 from pretrain.model import DualEncoder
 from pretrain.optim import learning_rate
+from pretrain.resume import Checkpoint, agree_on_checkpoint
 from pretrain.telemetry import Telemetry, plot_curves, read_metrics
 from pretrain.weights import build_model
-from sharding.errors import UserError
 from sharding.index import open_dataset
 from sharding.plan import Plan
 from sharding.reader import SplitReader
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Start:
-    """Where a run begins: at step 0, or where a checkpoint left it."""
-
-    step: int = 0
-    folder: Path | None = None
-    manifest: Manifest | None = None
 
 
 def train(tree: dict[str, Any]) -> None:
@@ -49,17 +38,18 @@ def train(tree: dict[str, Any]) -> None:
     device = set_up_rank(settings, rank)
     mixture = Mixture(settings.data, settings.run.seed)
     benchmark = open_benchmark(settings)
-    start = find_start(settings, mixture.plan)
-    engine = start_engine(settings, start, device)
-    say_start(settings, mixture, start, engine)
+    checkpoint = agree_on_checkpoint(settings, mixture.plan)
+    engine = start_engine(settings, checkpoint, device)
+    say_start(settings, mixture, checkpoint, engine)
 
-    loader = Loader(mixture, loader_settings(settings, rank), start.step * settings.optim.batch_size)
+    first, position = (checkpoint.manifest.step, checkpoint.manifest.position) if checkpoint else (0, 0)
     last = min(settings.optim.steps, settings.run.stop_at or settings.optim.steps)
-    with closing(loader), Telemetry(settings, start.step) as telemetry:
+    loader = Loader(mixture, loader_settings(settings, rank), position)
+    with closing(loader), Telemetry(settings, first) as telemetry:
         batches = iter(loader)
-        if start.step == 0:
+        if first == 0:
             evaluate(engine, benchmark, telemetry, 0)
-        for step in range(start.step, last):
+        for step in range(first, last):
             began = time.perf_counter()
             batch = next(batches).to(device)
             waited = time.perf_counter() - began
@@ -79,7 +69,7 @@ def train(tree: dict[str, Any]) -> None:
                 save(engine, settings, mixture.plan, done)
     if rank == 0:
         plot_curves(read_metrics(telemetry.path), settings.run.dir / "curves.png")
-        log.info("done after step %d: %s", max(last, start.step), settings.run.dir)
+        log.info("done after step %d: %s", max(last, first), settings.run.dir)
 
 
 def set_up_rank(settings: Settings, rank: int) -> torch.device:
@@ -99,49 +89,19 @@ def set_up_rank(settings: Settings, rank: int) -> torch.device:
     return device
 
 
-def find_start(settings: Settings, plan: Plan) -> Start:
-    """Where to begin, the same on all ranks (all must call); UserError if the checkpoint there is another run's."""
-    found: list[Path | None] = [None]
-    if dist.get_rank() == 0:
-        found = [find_latest(settings.run.dir / "checkpoints")]
-    dist.broadcast_object_list(found)
-    folder = found[0]
-    if folder is None:
-        return Start()
-    if settings.resume == "never":
-        raise UserError(f"{settings.run.dir} already holds {folder.name}; choose another run.dir, or --resume auto")
-    manifest = read_manifest(folder)
-    if manifest.plan_hash != plan.hash:
-        raise UserError(
-            f"the data or its weights changed since {folder}: plan {manifest.plan_hash[:12]}, now {plan.hash[:12]}"
-        )
-    if manifest.settings_hash != settings_hash(settings):
-        raise UserError(
-            f"settings changed since {folder}: {'; '.join(differences(manifest.settings, as_tree(settings)))}"
-        )
-    return Start(step=manifest.step, folder=folder, manifest=manifest)
-
-
-def differences(before: Any, now: Any, name: str = "") -> list[str]:
-    """The dotted settings that differ, with both values."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        keys = [*before, *(key for key in now if key not in before)]
-        return [d for key in keys for d in differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)]
-    return [] if before == now else [f"{name} was {before}, is {now}"]
-
-
-def start_engine(settings: Settings, start: Start, device: torch.device) -> Engine:
-    """The engine with the weights and moments of `start`. All ranks must call."""
-    if start.folder is None or start.manifest is None:
+def start_engine(settings: Settings, checkpoint: Checkpoint | None, device: torch.device) -> Engine:
+    """The engine with the weights and moments of `checkpoint`, or with initial weights. All ranks must call."""
+    if checkpoint is None:
         return Engine(build_model(settings.model, settings.run.seed), settings, device)
+    folder, manifest = checkpoint.folder, checkpoint.manifest
     model = DualEncoder(settings.model)
-    model.load_state_dict(read_tensors(start.folder, start.manifest, "weights.safetensors"))
+    model.load_state_dict(read_tensors(folder, manifest, "weights.safetensors"))
     engine = Engine(model, settings, device)
-    engine.load_moments(read_tensors(start.folder, start.manifest, "moments.safetensors"), start.step)
+    engine.load_moments(read_tensors(folder, manifest, "moments.safetensors"), manifest.step)
     return engine
 
 
-def say_start(settings: Settings, mixture: Mixture, start: Start, engine: Engine) -> None:
+def say_start(settings: Settings, mixture: Mixture, checkpoint: Checkpoint | None, engine: Engine) -> None:
     """The facts of the run, in a few lines of the log."""
     for stream, quota in zip(mixture.plan.streams, mixture.plan.quotas, strict=True):
         share = 100 * quota / mixture.plan.block
@@ -155,7 +115,7 @@ def say_start(settings: Settings, mixture: Mixture, start: Start, engine: Engine
         engine.parameters / 1e6,
         settings_hash(settings)[:12],
     )
-    log.info("continuing from %s", start.folder) if start.folder else log.info("starting at step 0")
+    log.info("continuing from %s", checkpoint.folder) if checkpoint else log.info("starting at step 0")
 
 
 def loader_settings(settings: Settings, rank: int) -> LoaderSettings:

@@ -74,7 +74,10 @@ def absolute(settings: Settings) -> Settings:
 
 
 def check_inputs(settings: Settings) -> None:
-    """UserError if a dataset, a split or the initial weights are missing: before any rank starts."""
+    """UserError if a dataset, a split or the initial weights are missing, or the checkpoint is another run's.
+
+    Here, before any rank starts; only what needs the data plan is left to the ranks.
+    """
     splits = [(part.path, settings.data.split) for part in settings.data.mixture]
     if settings.eval.data is not None:
         splits.append((settings.eval.data, settings.eval.split))
@@ -82,6 +85,9 @@ def check_inputs(settings: Settings) -> None:
         shards_of(open_dataset(settings.data.root / path), split)
     if settings.model.init is not None and not settings.model.init.exists():
         raise UserError(f"no weights at {settings.model.init}")
+    from pretrain.resume import find_checkpoint  # late: torch
+
+    find_checkpoint(settings)
 
 
 def record(settings: Settings) -> None:

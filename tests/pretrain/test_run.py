@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from finetune.cli import main as finetune
 from pretrain.cli import main as pretrain
 from pretrain.run import main as run
 from pretrain.telemetry import read_metrics
+from sharding.cli import main as sharding
 from tests.test_imports import ROOT
 
 STEPS = 12
@@ -142,9 +144,24 @@ def test_a_finished_run_is_not_trained_again_and_a_changed_one_is_refused(resume
     before = (out / "metrics.jsonl").read_text()
     torchrun(recipe, out)
     assert (out / "metrics.jsonl").read_text() == before
-    code = run(["--config", str(recipe), "--run.dir", str(out), "--optim.lr", "0.5"])
-    assert code == 2
-    assert "settings changed since" in capfd.readouterr().err
+    same = ["--config", str(recipe), "--run.dir", str(out)]
+    assert run([*same, "--optim.lr", "0.5"]) == 2
+    assert "optim.lr was 0.001, is 0.5" in capfd.readouterr().err
+    assert run([*same, "--resume", "never"]) == 2
+    assert "already holds step-00000012" in capfd.readouterr().err
+
+
+def test_changed_data_is_refused(resumed, recipe, shards, tmp_path):
+    run_dir, _, _ = resumed
+    shutil.copytree(run_dir / "checkpoints", tmp_path / "run" / "checkpoints")
+    shutil.copytree(shards, tmp_path / "shards")
+    shutil.rmtree(tmp_path / "shards" / "luperson_t")
+    raw = str(tmp_path / "raw")
+    assert sharding(["synth", "--layout", "luperson_t", "--people", "31", "--out", raw]) == 0
+    packed = str(tmp_path / "shards" / "luperson_t")
+    assert sharding(["pack", "--source", "luperson_t", "--input", raw, "--out", packed]) == 0
+    with pytest.raises(AssertionError, match="the packed data changed since"):
+        torchrun(recipe, tmp_path / "run", "--data.root", str(tmp_path / "shards"))
 
 
 def test_ray_job_submit_runs_the_same_line(recipe, on_ray, tmp_path):
