@@ -1,5 +1,5 @@
 # make demo      raw people -> shards -> pre-training -> retrieval numbers
-# make test      everything that takes minutes; make test-all adds the slow tests
+# make test      the tests; make test-all adds the slow ones, among them every command of the README
 # make lint      ruff and mypy
 # VENV=DIR reuses an environment, PYTHON=python3.12 makes a new one with it.
 
@@ -15,7 +15,7 @@ PEOPLE_luperson_t := 4000
 PEOPLE_syncpr := 1200
 PEOPLE_cuhk_pedes := 1000
 
-.PHONY: setup demo demo-data test test-all lint clean
+.PHONY: setup demo demo-data test test-slow test-all lint clean
 .SECONDARY:
 
 setup: $(SETUP)
@@ -41,8 +41,9 @@ demo: demo-data
 
 test: $(SETUP)
 	python -m pytest -m "not slow"
-test-all: $(SETUP)
-	python -m pytest
+test-slow: $(SETUP)
+	python -m pytest -m slow
+test-all: test test-slow
 lint: $(SETUP)
 	ruff check .
 	ruff format --check .

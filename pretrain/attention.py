@@ -45,8 +45,8 @@ def attend_text(qkv_T3HD: Tensor, text: PackedText, context_length: int) -> Tens
     """
     if _varlen_applies(qkv_T3HD.device, qkv_T3HD.dtype):
         return _varlen(qkv_T3HD, text.boundaries, context_length).flatten(1)
-    row = torch.repeat_interleave(torch.arange(len(text), device=text.ids.device), text.boundaries.diff())
-    padded = qkv_T3HD.new_zeros(len(text), text.longest, *qkv_T3HD.shape[1:])
+    row = torch.repeat_interleave(torch.arange(text.rows, device=text.ids.device), text.boundaries.diff())
+    padded = qkv_T3HD.new_zeros(text.rows, text.longest, *qkv_T3HD.shape[1:])
     padded = padded.index_put((row, text.positions), qkv_T3HD)
     query, key, value = padded.permute(2, 0, 3, 1, 4)
     # Right padding is never seen by a causal query, so only rows that are dropped again differ from the packed result.

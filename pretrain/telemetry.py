@@ -49,7 +49,7 @@ class Telemetry:
     ) -> None:
         """Record step `step` (0-based, just done). All ranks must call: the losses are averaged over them."""
         mean = average_over_ranks(losses)
-        samples, tokens = len(batch.identity), len(batch.text.ids)
+        samples, tokens = len(batch.identity), batch.text.tokens
         self._prometheus.observe_step(
             samples=samples,
             tokens=tokens,

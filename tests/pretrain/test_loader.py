@@ -44,12 +44,16 @@ def batches(mixture, settings, position, count):
     return taken
 
 
+def caption_ids(batch):
+    return batch.text.ids[: batch.text.tokens]
+
+
 @pytest.mark.parametrize("world_size", [2, 3, 4])
 def test_the_ranks_together_see_what_one_rank_sees(mixture, data, world_size):
     whole = load_batch(mixture, settings(data), 48)
     parts = [load_batch(mixture, settings(data, rank=r, world_size=world_size), 48) for r in range(world_size)]
     assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
-    assert torch.equal(torch.cat([part.text.ids for part in parts]), whole.text.ids)
+    assert torch.equal(torch.cat([caption_ids(part) for part in parts]), caption_ids(whole))
     assert torch.equal(torch.cat([part.identity for part in parts]), whole.identity)
     assert sum((part.keys for part in parts), ()) == whole.keys
 

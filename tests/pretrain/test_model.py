@@ -108,6 +108,17 @@ def test_text_features_do_not_depend_on_the_other_captions_of_the_batch():
     assert (together - alone).abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("multiple", [2, 64, 300])
+def test_filler_tokens_change_no_feature(multiple):
+    model = DualEncoder(tiny()).eval()
+    rows = [tokenize(caption, 77) for caption in CAPTIONS]
+    plain, filled = pack(rows), pack(rows, multiple)
+    assert len(filled.ids) % multiple == 0
+    assert (filled.captions, filled.tokens) == (len(rows), len(plain.ids))
+    with torch.no_grad():
+        assert (model(None, plain)[1] - model(None, filled)[1]).abs().max() < 1e-6
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_attention_and_its_gradients_equal_the_plain_twin(dtype):
     tolerance = 1e-5 if dtype == torch.float32 else 5e-2
