@@ -100,10 +100,10 @@ def launch_ray(worker: Worker, settings: dict[str, Any], *, topology: Topology, 
             raise _launch_error(error) from None
 
 
-def launch_torchrun(worker: Worker, settings: dict[str, Any], *, timeout_s: int = 1800) -> None:
+def launch_torchrun(worker: Worker, settings: dict[str, Any], *, topology: Topology) -> None:
     """Runs `worker(settings)` as the rank that torchrun started; all ranks must call.
 
-    Initialises torch.distributed from torchrun's environment (nccl where CUDA is available, else gloo) and destroys
+    Initialises torch.distributed from torchrun's environment (nccl with GPUs, else gloo) and destroys
     the process group at the end, also when the worker raises. Raises ClusterError outside torchrun.
     """
     missing = [
@@ -117,10 +117,10 @@ def launch_torchrun(worker: Worker, settings: dict[str, Any], *, timeout_s: int 
     import torch
     import torch.distributed as distributed
 
-    if torch.cuda.is_available():
+    if topology.gpus_per_rank:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
-    distributed.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+    backend = "nccl" if topology.gpus_per_rank else "gloo"
+    distributed.init_process_group(backend, timeout=timedelta(seconds=topology.timeout_s))
     try:
         worker(settings)
     finally:

@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argument_parser()
     arguments, overrides = parser.parse_known_args(argv)
     try:
-        settings = absolute(load_settings(arguments.config, overrides))
+        settings = absolute(read_settings(arguments.config, overrides))
         check_inputs(settings)
         if os.environ.get("RANK", "0") == "0":
             record(settings)
@@ -60,6 +60,14 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--config", required=True, type=Path, help="the run's settings (YAML)")
     return parser
+
+
+def read_settings(config: Path, overrides: list[str]) -> Settings:
+    """The settings of the command line; inside torchrun, the number of ranks is torchrun's."""
+    settings = load_settings(config, overrides)
+    if settings.launch.backend == "torchrun" and "WORLD_SIZE" in os.environ:
+        return load_settings(config, [*overrides, "--launch.ranks", os.environ["WORLD_SIZE"]])
+    return settings
 
 
 def absolute(settings: Settings) -> Settings:
@@ -100,16 +108,16 @@ def record(settings: Settings) -> None:
 
 def launch(settings: Settings) -> None:
     """Run the loop on every rank and wait for all of them."""
-    if settings.launch.backend == "torchrun":
-        launch_torchrun(train_rank, as_tree(settings), timeout_s=settings.launch.timeout_s)
-        return
     topology = Topology(
         ranks=settings.launch.ranks,
         cpus_per_rank=settings.launch.cpus_per_rank,
         gpus_per_rank=settings.launch.gpus_per_rank,
         timeout_s=settings.launch.timeout_s,
     )
-    launch_ray(train_rank, as_tree(settings), topology=topology, name="ray", storage=settings.run.dir)
+    if settings.launch.backend == "torchrun":
+        launch_torchrun(train_rank, as_tree(settings), topology=topology)
+    else:
+        launch_ray(train_rank, as_tree(settings), topology=topology, name="ray", storage=settings.run.dir)
 
 
 def train_rank(tree: dict[str, Any]) -> None:

@@ -135,11 +135,8 @@ def plot_curves(metrics: list[dict[str, Any]], path: Path) -> None:
     steps = [line for line in metrics if "loss" in line]
     evaluations = [line for line in metrics if "eval" in line]
     figure, (loss, speed, recall) = pyplot.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
-    for name in ("loss", "itc", "sdm"):
-        if steps and name in steps[0]:
-            loss.plot([line["step"] + 1 for line in steps], [line[name] for line in steps], label=name, linewidth=1)
+    loss.plot([line["step"] + 1 for line in steps], [line["loss"] for line in steps], linewidth=1)
     loss.set(title="Loss", xlabel="step")
-    loss.legend()
     speed.plot([line["step"] + 1 for line in steps], [line["samples_per_s"] for line in steps], linewidth=1)
     speed.set(title="Throughput", xlabel="step", ylabel="samples/s", ylim=(0, None))
     recall.plot([line["step"] for line in evaluations], [line["eval"]["r1"] for line in evaluations], marker="o")

@@ -116,7 +116,7 @@ def test_ctrl_c_stops_a_cluster_of_its_own_and_leaves_nothing(tmp_path, reposito
 
 
 def test_torchrun_ranks_form_one_process_group(tmp_path, repository_environment):
-    script = _script(tmp_path, "launch_torchrun(reduce_and_write, settings)")
+    script = _script(tmp_path, "launch_torchrun(reduce_and_write, settings, topology=Topology(ranks=2))")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *script[1:]]
     subprocess.run(command, env=repository_environment | {"OMP_NUM_THREADS": "1"}, check=True)
     assert _written(tmp_path) == ["3 of 2, 1 threads"] * 2
@@ -125,7 +125,7 @@ def test_torchrun_ranks_form_one_process_group(tmp_path, repository_environment)
 def test_outside_torchrun_the_error_names_the_command(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(ClusterError, match="torchrun --nproc-per-node"):
-        launch_torchrun(lambda settings: None, {})
+        launch_torchrun(lambda settings: None, {}, topology=Topology(ranks=2))
 
 
 @pytest.mark.parametrize("wrong", [{"ranks": 0}, {"ranks": 1, "cpus_per_rank": 0}, {"ranks": 1, "gpus_per_rank": -1}])
