@@ -1,4 +1,4 @@
-"""CPU cost of drawing and packing people, on one core: `python -m tests.benchmarks.sharding_speed` prints a JSON line."""
+"""CPU cost of drawing and packing people: `python -m tests.benchmarks.sharding_speed` prints one JSON line."""
 
 import json
 import sys
