@@ -27,7 +27,7 @@ HALF = (torch.bfloat16, torch.float16)
 def describe(device: torch.device, dtype: torch.dtype) -> str:
     """Which attention a run on `device` computing in `dtype` uses; one line for the start of the log."""
     image = "SDPA (cuDNN, else flash)" if device.type == "cuda" else _cpu_name(dtype)
-    text = "varlen_attn, packed" if _varlen_applies(device, dtype) else f"{image}, padded inside attention only"
+    text = "varlen_attn, packed" if _varlen_applies(device, dtype) else f"{image}, by length inside attention only"
     return f"attention on {device.type} in {str(dtype).removeprefix('torch.')}: images {image}; text {text}"
 
 
@@ -45,12 +45,13 @@ def attend_text(qkv_T3HD: Tensor, text: PackedText, context_length: int) -> Tens
     """
     if _varlen_applies(qkv_T3HD.device, qkv_T3HD.dtype):
         return _varlen(qkv_T3HD, text.boundaries, context_length).flatten(1)
-    row = torch.repeat_interleave(torch.arange(text.rows, device=text.ids.device), text.boundaries.diff())
-    padded = qkv_T3HD.new_zeros(text.rows, text.longest, *qkv_T3HD.shape[1:])
-    padded = padded.index_put((row, text.positions), qkv_T3HD)
-    query, key, value = padded.permute(2, 0, 3, 1, 4)
-    # Right padding is never seen by a causal query, so only rows that are dropped again differ from the packed result.
-    return _attend(query, key, value, causal=True).transpose(1, 2)[row, text.positions].flatten(1)
+    parts = []
+    for tokens, valid in zip(text.buckets.tokens, text.buckets.valid, strict=True):
+        padded = qkv_T3HD.index_select(0, tokens.flatten()).unflatten(0, tokens.shape)
+        query, key, value = padded.permute(2, 0, 3, 1, 4)
+        # A causal query never sees its right padding: only rows that are dropped again differ from the packed result.
+        parts.append(_attend(query, key, value, causal=True).transpose(1, 2)[valid].flatten(1))
+    return torch.cat(parts).index_select(0, text.buckets.inverse)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
