@@ -11,9 +11,10 @@ that reads stay local however large the dataset is.
 
 import hashlib
 import json
-from collections import OrderedDict
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,8 +54,8 @@ class Stream:
     def __post_init__(self) -> None:
         if sum(self.shard_samples) == 0:
             raise ValueError(f"dataset {self.name} has no samples in split {self.split}")
-        if not self.weight > 0:
-            raise ValueError(f"dataset {self.name}: weight must be positive, not {self.weight}")
+        if not 0 < self.weight < math.inf:
+            raise ValueError(f"dataset {self.name}: weight must be positive and finite, not {self.weight}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,8 +138,9 @@ class _StreamOrder:
         self.sizes = np.asarray(stream.shard_samples, dtype=np.int64)
         self.samples = int(self.sizes.sum())
         self.seed, self.index, self.window = seed, index, window
-        self._epochs: OrderedDict[int, tuple[Integers, Integers]] = OrderedDict()
-        self._windows: OrderedDict[tuple[int, int], Integers] = OrderedDict()
+        # lru_cache and not dicts of our own: loader threads share a plan, and its lookups cannot race with evictions.
+        self._epoch = lru_cache(self.CACHED)(self._make_epoch)
+        self._window = lru_cache(self.CACHED)(self._make_window)
 
     def locate(self, index: Integers) -> tuple[Integers, Integers, Integers]:
         epoch, within = np.divmod(index, self.samples)
@@ -154,31 +156,19 @@ class _StreamOrder:
         shuffled = np.empty_like(within)
         for w in np.unique(window):
             mine, first = window == w, starts[w * self.window]
-            shuffled[mine] = first + self._window(epoch, int(w), starts)[within[mine] - first]
+            shuffled[mine] = first + self._window(epoch, int(w))[within[mine] - first]
         at = np.searchsorted(starts, shuffled, side="right") - 1
         return shards[at], shuffled - starts[at]
 
-    def _epoch(self, epoch: int) -> tuple[Integers, Integers]:
+    def _make_epoch(self, epoch: int) -> tuple[Integers, Integers]:
         """The permuted (non-empty) shards of an epoch and the index at which each begins."""
-        if epoch not in self._epochs:
-            shards = permutation(len(self.sizes), self.seed, "shards", self.index, epoch)
-            shards = shards[self.sizes[shards] > 0]
-            ends = np.cumsum(self.sizes[shards])
-            _remember(self._epochs, epoch, (shards, ends - self.sizes[shards]), self.CACHED)
-        return self._epochs[epoch]
+        shards = permutation(len(self.sizes), self.seed, "shards", self.index, epoch)
+        shards = shards[self.sizes[shards] > 0]
+        return shards, np.cumsum(self.sizes[shards]) - self.sizes[shards]
 
-    def _window(self, epoch: int, window: int, starts: Integers) -> Integers:
-        key = (epoch, window)
-        if key not in self._windows:
-            bounds = [*starts[:: self.window], self.samples]
-            size = int(bounds[window + 1] - bounds[window])
-            _remember(
-                self._windows, key, permutation(size, self.seed, "window", self.index, epoch, window), self.CACHED
-            )
-        return self._windows[key]
-
-
-def _remember(cache: OrderedDict, key: object, value: object, limit: int) -> None:
-    cache[key] = value
-    if len(cache) > limit:
-        cache.popitem(last=False)
+    def _make_window(self, epoch: int, window: int) -> Integers:
+        """The permutation of the samples of one window of consecutive permuted shards."""
+        _, starts = self._epoch(epoch)
+        bounds = [*starts[:: self.window], self.samples]
+        size = int(bounds[window + 1] - bounds[window])
+        return permutation(size, self.seed, "window", self.index, epoch, window)

@@ -1,6 +1,8 @@
 """The plan is a pure, exact, weighted permutation of positions."""
 
+import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -79,8 +81,23 @@ def test_an_epoch_is_shuffled_across_the_shards_of_a_window():
     assert switches > 25  # about 50 expected; 1 if the shards came one after the other
 
 
+def test_threads_may_share_a_plan():
+    plan, alone = (Plan([stream([3, 2, 4])], seed=1, block=8, window=1) for _ in range(2))
+    chunks = [np.arange(start, start + 40) for start in range(0, 4000, 40)]  # each crosses epochs and windows
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            places = list(pool.map(plan.locate, chunks))
+    finally:
+        sys.setswitchinterval(before)
+    assert all((p.row == alone.locate(chunk).row).all() for p, chunk in zip(places, chunks, strict=True))
+
+
 def test_an_empty_or_vanishing_dataset_is_refused():
     with pytest.raises(ValueError, match="no samples in split train"):
         stream([0, 0])
+    with pytest.raises(ValueError, match="positive and finite"):
+        stream([1], weight=float("inf"))
     with pytest.raises(ValueError, match="below one sample"):
         Plan([stream([5]), stream([5], "b", 1e-9)], seed=0)
