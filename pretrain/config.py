@@ -20,7 +20,7 @@ from pydantic.dataclasses import dataclass
 
 from sharding.errors import UserError
 
-STRICT = ConfigDict(extra="forbid")
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -31,7 +31,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class RunSettings:
     name: str = "run"
     dir: Path = Path("runs/run")  # checkpoints, metrics, curves and the export go here
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0  # of the order, the augmentation and the initial weights
     log_every: Positive = 10  # steps between two lines of progress
     stop_at: int | None = None  # stop after this step; the schedule is still that of optim.steps
 
@@ -268,7 +268,7 @@ def _explain(problem: Any) -> str:
         return f"unknown setting {place}{_nearest(place)}"
     if problem["type"] in ("missing", "missing_argument"):
         return f"setting {place} is missing"
-    message = problem["msg"].removeprefix("Value error, ")
+    message = problem["msg"].removeprefix("Value error, ").replace("valid tuple", "list").replace("Tuple", "List")
     return (
         f"{place}: {message} (got {problem['input']!r})"
         if problem["loc"] and "Value error" not in problem["msg"]

@@ -1,7 +1,7 @@
-"""Captions written from attributes, at two granularities, with the noise of each source.
+"""Captions written from attributes, with the noise of each source.
 
 An annotator first observes a person (`observe`: some attributes wrong, vague or missed at set rates), then writes in
-the style of the source: `human_caption` ~23 words, `template_caption` ~20, `composed_caption` ~18. The long styles are
+the style of the source: `human_caption` ~23 words, `template_caption` ~20, `composed_caption` ~13. The long style is
 in long_captions.py.
 """
 
@@ -19,12 +19,8 @@ CONFUSED = {  # what a tired annotator or a model takes a colour for
     "purple": ("navy", "pink"), "pink": ("red", "white"), "brown": ("black", "beige"), "beige": ("white", "brown"),
 }  # fmt: skip
 CONFUSED_HAIR = {
-    "black": ("brown",),
-    "brown": ("black", "blond"),
-    "blond": ("brown",),
-    "red": ("brown",),
-    "grey": ("blond",),
-}
+    "black": ("brown",), "brown": ("black", "blond"), "blond": ("brown",), "red": ("brown",), "grey": ("blond",),
+}  # fmt: skip
 CONFUSED_KINDS = {
     "t-shirt": "shirt", "shirt": "t-shirt", "sweater": "hoodie", "hoodie": "jacket", "jacket": "coat", "coat": "jacket",
     "blazer": "jacket", "tank top": "t-shirt", "trousers": "jeans", "jeans": "trousers", "leggings": "trousers",
@@ -66,10 +62,9 @@ class Observation:
         """The attributes that were not left out, in the order hair, clothes, things."""
         return [name for name in tellable(self.person, self.view) if self.state[name] != "dropped"]
 
-    def phrase(self, name: str, dice: Dice, *, rich: bool = False) -> str:
+    def phrase(self, name: str, dice: Dice) -> str:
         """The noun phrase for one told attribute."""
-        front, vague = self.view != "back", self.state[name] == "vague"
-        return phrase(name, self.person, dice, front=front, vague=vague, rich=rich)
+        return phrase(name, self.person, dice, view=self.view, vague=self.state[name] == "vague")
 
     def subject(self, dice: Dice) -> str:
         """`young man`, sometimes `man`."""
@@ -134,8 +129,8 @@ def human_caption(seen: Observation, dice: Dice) -> str:
             break
         phrases[name] = seen.phrase(name, dice)
         used += 2 + words(phrases[name])
-    first = [phrases[name] for name in clothes + (["shoes"] if dice.chance(0.6) else []) if name in phrases]
-    left = [name for name in phrases if phrases[name] not in first]
+    opened = [name for name in clothes + (["shoes"] if dice.chance(0.6) else []) if name in phrases]
+    first, left = [phrases[name] for name in opened], [name for name in phrases if name not in opened]
     subject = article(seen.subject(dice)) if dice.chance(0.5) else f"{dice.pick(('the', 'this'))} {seen.subject(dice)}"
     if "hair" in left and dice.chance(0.35):
         subject += f" with {phrases['hair']}"
@@ -206,7 +201,7 @@ def edit_caption(reference: Person, target: Person, changed: tuple[str, ...], wo
     clauses += [f"carrying {join(carried)}"] if carried else []
     for name in gone:
         value = getattr(reference, name)
-        thing = {"scarf": "scarf"}.get(name) or (value if isinstance(value, str) else value.kind)
+        thing = name if name == "scarf" else value if isinstance(value, str) else value.kind
         clauses.append(f"without the {thing}")
     text = ", ".join(clauses)
     return f"{text[0].upper()}{text[1:]}."

@@ -1,6 +1,6 @@
-"""Long captions: the verbose style of vision-language models (~69 words) and the ultra-fine human style (70-80 words).
+"""Long captions in the verbose style of vision-language models, 69 words on average.
 
-Both are sentences in a fixed order, one per attribute, fitted into a window of words by filler that tells little.
+Sentences in a fixed order, one per attribute, are fitted into a window of words by filler that tells little.
 """
 
 from sharding.synthetic.captions import Observation, words
@@ -8,7 +8,6 @@ from sharding.synthetic.dice import Dice
 from sharding.synthetic.words import article, kind_word
 
 MODEL_WINDOW = (62, 76)  # words: the published mean is 69
-ULTRA_FINE_WINDOW = (70, 80)
 FILLERS = (
     "The person is captured in full length.",
     "The background is slightly blurred.",
@@ -31,7 +30,7 @@ VIEWS = {
     "side": ("from the side", "in profile"),
 }
 SENTENCES = {
-    "hair": ("{He} has {x}.", "{His} head shows {x}.", "The person has {x}."),
+    "hair": ("{He} has {x}.", "The person has {x}."),
     "upper": ("{He} is dressed in {x} on the upper body.", "The upper body is covered by {x}.", "{He} is wearing {x}."),
     "lower": (
         "For the lower body, {he} has chosen {x}.",
@@ -62,22 +61,11 @@ LENGTHS = {
     "knee-length": ("The {x} end at the height of the knees.",),
     "short": ("The {x} leave most of the legs bare.",),
 }
-BUILD_WORDS = {"slim": "slim", "average": "medium", "stocky": "stocky"}
-SKIN_WORDS = {"fair": "fair", "tan": "lightly tanned", "brown": "brown", "dark": "dark"}
 
 
 def model_caption(seen: Observation, dice: Dice) -> str:
     """A vision-language model's paragraph of 62 to 76 words."""
-    return _fit(_describe(seen, dice, rich=False), _asides(seen, dice), MODEL_WINDOW, dice)
-
-
-def ultra_fine_caption(seen: Observation, dice: Dice) -> str:
-    """A careful annotator's paragraph of 70 to 80 words that tells build, skin and every detail of the clothes."""
-    sentences = _describe(seen, dice, rich=True)
-    build, skin = BUILD_WORDS[seen.person.build], SKIN_WORDS[seen.person.skin]
-    text = dice.pick(("{He} has {build} build and {skin} skin.", "{His} build is {bare} and {his} skin is {skin}."))
-    sentences.insert(1, _fill(text, seen, build=article(build), bare=build, skin=skin))
-    return _fit(sentences, _asides(seen, dice), ULTRA_FINE_WINDOW, dice)
+    return _fit(_describe(seen, dice), _asides(seen, dice), dice)
 
 
 def _fill(template: str, seen: Observation, **values: str) -> str:
@@ -86,26 +74,30 @@ def _fill(template: str, seen: Observation, **values: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def _describe(seen: Observation, dice: Dice, *, rich: bool) -> list[str]:
+def _describe(seen: Observation, dice: Dice) -> list[str]:
     subject = article(seen.subject(dice))
     opening = dice.pick(OPENINGS).format(
         subject=subject, Subject=subject.capitalize(), view=dice.pick(VIEWS[seen.view])
     )
     order = ("hair", "hat", "glasses", "scarf", "upper", "lower", "shoes", "bag", "carried")
     told = seen.told()
+    sentences = dict(SENTENCES)
+    if seen.person.upper.kind == "dress":
+        sentences["upper"] = tuple(text for text in SENTENCES["upper"] if "upper body" not in text)
+    if "upper" not in told:
+        sentences["lower"] = tuple(text for text in SENTENCES["lower"] if "combines" not in text)
     details = [name for name in order if name in told]
-    return [
-        opening,
-        *(_fill(dice.pick(SENTENCES[name]), seen, x=seen.phrase(name, dice, rich=rich)) for name in details),
-    ]
+    return [opening, *(_fill(dice.pick(sentences[name]), seen, x=seen.phrase(name, dice)) for name in details)]
 
 
 def _asides(seen: Observation, dice: Dice) -> list[str]:
-    """What else there is to say: sleeves, lengths, build, and what the person does not have."""
+    """What else there is to say: sleeves, lengths, and what the person does not have."""
     person = seen.person
     absent = [name for name in ABSENT if getattr(person, name) is None]
     if person.bag is not None and person.bag.kind in ("handbag", "suitcase") and "carried" in absent:
         absent.remove("carried")  # the bag is in the hand
+    if person.carried == "shopping bag" and "bag" in absent:
+        absent.remove("bag")
     texts = [dice.pick(ABSENT[name]) for name in absent]
     texts = [*dice.shuffled(texts)[:2], dice.pick(SLEEVES[person.upper.sleeve])]
     values = {"x": ""}
@@ -115,9 +107,9 @@ def _asides(seen: Observation, dice: Dice) -> list[str]:
     return dice.shuffled([_fill(text, seen, **values) for text in texts])
 
 
-def _fit(sentences: list[str], asides: list[str], window: tuple[int, int], dice: Dice) -> str:
+def _fit(sentences: list[str], asides: list[str], dice: Dice) -> str:
     """Add asides, then filler, or drop the last details, until the word count lies in the window."""
-    low, high = window
+    low, high = MODEL_WINDOW
     target = dice.count(low, high - 4)
     total = sum(words(sentence) for sentence in sentences)
     while total > high:

@@ -42,8 +42,8 @@ KIND_WORDS = {
     "book": ("a book",), "shopping bag": ("a shopping bag", "a paper shopping bag"),
 }  # fmt: skip
 VAGUE_KINDS = {
-    "upper": ("top",), "lower": ("bottoms",), "shoes": ("shoes", "footwear"), "bag": ("bag",), "hat": ("hat",),
-    "carried": ("something in one hand", "a small object"), "glasses": ("glasses",),
+    "upper": ("top",), "lower": ("bottoms",), "shoes": ("shoes",), "bag": ("bag",), "hat": ("hat",),
+    "carried": ("something", "a small object"), "glasses": ("glasses",),
 }  # fmt: skip
 HAIR_WORDS = {
     "short": ("short {} hair", "{} hair cut short"), "long": ("long {} hair", "{} hair that falls past the shoulders"),
@@ -59,12 +59,13 @@ PATTERN_WORDS = {
     "two-tone": ("{garment} with a {second} lower half", "{garment} that is {second} at the bottom"),
     "open": ("{garment} over a {second} shirt", "open {garment} with a {second} top underneath"),
 }
-ATTRIBUTE_WORDS = {"striped": "striped", "checked": "checked", "dotted": "dotted", "two-tone": "two-tone"}
+ADJECTIVES = ("striped", "checked", "dotted", "two-tone")
 SLEEVE_WORDS = {"short": "short-sleeved", "long": "long-sleeved", "none": "sleeveless"}
 VISIBLE_SLEEVES = ("shirt", "dress")  # only these come with more than one sleeve, so only there it tells something
 AGE_WORDS = {"young": ("young",), "middle-aged": ("middle-aged",), "elderly": ("elderly", "older")}
 GENDER_WORDS = {"man": ("man", "man", "male"), "woman": ("woman", "woman", "lady")}
 HIDDEN_FROM_BEHIND = ("phone", "book", "coffee cup")
+HIDDEN_BY_HAT = ("short", "ponytail", "bun", "bald")  # from the front
 
 
 def article(phrase: str) -> str:
@@ -82,52 +83,47 @@ def kind_word(name: str, kind: str, dice: Dice, *, vague: bool = False) -> str:
     return dice.pick(VAGUE_KINDS[name] if vague and name in VAGUE_KINDS else KIND_WORDS[kind])
 
 
-def upper_phrase(upper: Upper, dice: Dice, *, front: bool, vague: bool, rich: bool) -> str:
-    """`a red t-shirt with white stripes`; vague `a dark top`; `rich` always tells pattern and sleeves."""
+def upper_phrase(upper: Upper, dice: Dice, *, second: bool, vague: bool) -> str:
+    """`a red t-shirt with white stripes`; vague `a dark top`; without `second` only the first colour is told."""
     colour, kind = colour_word(upper.colour, dice, vague=vague), kind_word("upper", upper.kind, dice, vague=vague)
     if vague:
         return article(f"{colour} {kind}")
-    if kind != "sleeveless top" and upper.kind in VISIBLE_SLEEVES and (rich or dice.chance(0.5)):
+    if kind != "sleeveless top" and upper.kind in VISIBLE_SLEEVES and dice.chance(0.5):
         kind = f"{SLEEVE_WORDS[upper.sleeve]} {kind}"
-    garment, second = f"{colour} {kind}", colour_word(upper.second, dice)
-    if upper.pattern == "plain" or (upper.kind in OUTERWEAR and not (front and (rich or dice.chance(0.7)))):
-        return article(f"plain {garment}" if upper.pattern == "plain" and rich and dice.chance(0.5) else garment)
-    if upper.pattern in ATTRIBUTE_WORDS and dice.chance(0.4):
-        word = ATTRIBUTE_WORDS[upper.pattern]
-        return article(f"{colour} and {second} {word} {kind}")
-    phrase = dice.pick(PATTERN_WORDS[upper.pattern]).format(garment=garment, second=second)
-    return article(phrase).replace(" a orange", " an orange").replace(" a open", " an open")
+    garment, accent = f"{colour} {kind}", colour_word(upper.second, dice)
+    if not second or (upper.kind in OUTERWEAR and not dice.chance(0.7)):
+        return article(garment)
+    if upper.pattern in ADJECTIVES and dice.chance(0.4):
+        return article(f"{colour} and {accent} {upper.pattern} {kind}")
+    text = article(dice.pick(PATTERN_WORDS[upper.pattern]).format(garment=garment, second=accent))
+    return text.replace(" a orange", " an orange")
 
 
-def lower_phrase(lower: Lower, dice: Dice, *, vague: bool, rich: bool) -> str:
+def lower_phrase(lower: Lower, dice: Dice, *, vague: bool) -> str:
     """`blue jeans`, `a long green skirt`; vague `dark bottoms`."""
     colour, kind = colour_word(lower.colour, dice, vague=vague), kind_word("lower", lower.kind, dice, vague=vague)
     if vague:
         return f"{colour} {kind}"
     tells = lower.kind == "skirt" or lower.length == "cropped" or (lower.kind == "shorts" and lower.length != "short")
-    length = f"{lower.length} " if tells and (rich or dice.chance(0.7)) else ""
+    length = f"{lower.length} " if tells and dice.chance(0.7) else ""
     if lower.kind == "skirt":
         return article(f"{length}{colour} {kind}")
-    stripe = " with a white stripe" if lower.kind == "tracksuit bottoms" and (rich or dice.chance(0.3)) else ""
+    stripe = " with a white stripe" if lower.kind == "tracksuit bottoms" and dice.chance(0.3) else ""
     return f"{'a pair of ' if dice.chance(0.25) else ''}{length}{colour} {kind}{stripe}"
 
 
-def phrase(
-    name: str, person: Person, dice: Dice, *, front: bool = True, vague: bool = False, rich: bool = False
-) -> str:
-    """The noun phrase for one attribute that the person has, article included.
+def phrase(name: str, person: Person, dice: Dice, *, view: str = "front", vague: bool = False) -> str:
+    """The noun phrase for one attribute that the person has, article included; nothing the view hides.
 
-    `front` is False for a person seen from behind, `vague` asks for a word that tells little, `rich` for all there is.
+    `vague` asks for a word that tells little.
     """
     if name == "upper":
-        return upper_phrase(person.upper, dice, front=front, vague=vague, rich=rich)
+        return upper_phrase(person.upper, dice, second=shows_second(person, view), vague=vague)
     if name == "lower":
         assert person.lower is not None
-        return lower_phrase(person.lower, dice, vague=vague, rich=rich)
+        return lower_phrase(person.lower, dice, vague=vague)
     if name == "hair":
-        colour = colour_word(person.hair.colour, dice, vague=vague)
-        text = dice.pick(HAIR_WORDS[person.hair.kind]).format(colour)
-        return text.replace("a orange", "an orange")
+        return dice.pick(HAIR_WORDS[person.hair.kind]).format(colour_word(person.hair.colour, dice, vague=vague))
     if name == "scarf":
         assert person.scarf is not None
         return article(f"{colour_word(person.scarf, dice, vague=vague)} scarf")
@@ -138,11 +134,24 @@ def phrase(
     return text if name == "shoes" else article(text)
 
 
+def shows_second(person: Person, view: str) -> bool:
+    """Whether a view shows the second colour of the upper garment: its pattern, or the shirt below an open jacket."""
+    upper, backpack = person.upper, person.bag is not None and person.bag.kind == "backpack"
+    if upper.kind in OUTERWEAR:
+        return view == "front"
+    if upper.pattern == "printed":
+        return view == "front" or (view == "back" and not backpack)
+    return upper.pattern != "plain"
+
+
 def tellable(person: Person, view: str) -> tuple[str, ...]:
     """The attributes that can be seen, and so told, in a view."""
     names = ("hair", "upper", "lower", "shoes", "bag", "hat", "glasses", "scarf", "carried")
-    present = [name for name in names if getattr(person, name) is not None]
+    hidden: set[str] = set()
+    if view == "front" and person.hat is not None and person.hair.kind in HIDDEN_BY_HAT:
+        hidden.add("hair")
     if view == "back":
-        hidden = ["glasses"] + (["carried"] if person.carried in HIDDEN_FROM_BEHIND else [])
-        present = [name for name in present if name not in hidden]
-    return tuple(present)
+        hidden.add("glasses")
+        hidden |= {"scarf"} if person.hair.kind == "long" else set()
+        hidden |= {"carried"} if person.carried in HIDDEN_FROM_BEHIND else set()
+    return tuple(name for name in names if getattr(person, name) is not None and name not in hidden)
