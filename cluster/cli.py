@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -116,6 +117,8 @@ def _submit(options: argparse.Namespace, entrypoint: list[str]) -> int:
 
 
 def _head(options: argparse.Namespace, command: list[str]) -> int:
+    if command and shutil.which(command[0]) is None:
+        raise ClusterError(f"there is no command {command[0]}")
     with local_head(options.num_cpus) as address:
         if command:
             # RAY_ADDRESS would overrule the other, and in the ranks it would mean a cluster that is not this one.

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -69,11 +70,12 @@ class Topology:
 class RankError(Exception):
     """Carries a rank's failure to the driver as plain text and numbers, so that it always survives pickling."""
 
-    def __init__(self, message: str, exit_code: int | None, trace: str) -> None:
-        super().__init__(message, exit_code, trace)
+    def __init__(self, message: str, exit_code: int | None, trace: str, when: float) -> None:
+        super().__init__(message, exit_code, trace, when)
         self.message = message
         self.exit_code = exit_code
         self.trace = trace
+        self.when = when
 
 
 def launch_ray(worker: Worker, settings: dict[str, Any], *, topology: Topology, name: str, storage: Path) -> None:
@@ -118,7 +120,10 @@ def launch_torchrun(worker: Worker, settings: dict[str, Any], *, topology: Topol
     import torch.distributed as distributed
 
     if topology.gpus_per_rank:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        local_rank, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local_rank >= there:
+            raise ClusterError(f"local rank {local_rank} has no GPU: this machine has {there}")
+        torch.cuda.set_device(local_rank)
     backend = "nccl" if topology.gpus_per_rank else "gloo"
     distributed.init_process_group(backend, timeout=timedelta(seconds=topology.timeout_s))
     try:
@@ -138,9 +143,6 @@ def _ray_cluster(topology: Topology) -> Iterator[None]:
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     import ray
 
-    if ray.is_initialized():
-        yield
-        return
     with short_temporary_directory() as directory:
         try:
             _connect(address) if address else _start_local(topology, directory)
@@ -187,6 +189,7 @@ def _require_room(topology: Topology) -> None:
     wanted = topology.resources_per_rank
     room = sum(floor(min(node.get(kind, 0) / amount for kind, amount in wanted.items())) for node in nodes)
     if room >= topology.ranks:
+        _say_if_busy(topology)
         return
     asked = " and ".join(f"{amount:g} {kind}" for kind, amount in wanted.items())
     total = ray.cluster_resources()
@@ -195,6 +198,20 @@ def _require_room(topology: Topology) -> None:
         f"{topology.ranks} ranks of {asked} each do not fit the cluster: it has {there} on {len(nodes)} node(s), "
         f"room for {room} such ranks; ask for fewer ranks, less per rank, or add nodes"
     )
+
+
+def _say_if_busy(topology: Topology) -> None:
+    """Ray Train waits for as long as others hold what the ranks need, and says nothing of it."""
+    import ray
+
+    free = ray.available_resources()
+    for kind, amount in topology.resources_per_rank.items():
+        if free.get(kind, 0) < amount * topology.ranks:
+            print(
+                f"waiting: {amount * topology.ranks:g} {kind} are needed, {free.get(kind, 0):g} are free now",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def _trainer(worker: Worker, settings: dict[str, Any], *, topology: Topology, name: str, storage: Path) -> Any:
@@ -236,15 +253,16 @@ def _reporting_failures(worker: Worker) -> Worker:
         except BaseException as error:
             exit_code = getattr(error, "exit_code", None)
             if exit_code is not None:
-                raise RankError(str(error), int(exit_code), "") from None
-            raise RankError(f"{type(error).__name__}: {error}", None, traceback.format_exc()) from None
+                raise RankError(str(error), int(exit_code), "", time.time()) from None
+            message = f"{type(error).__name__}: {error}"
+            raise RankError(message, None, traceback.format_exc(), time.time()) from None
 
     return report
 
 
 def _launch_error(error: Exception) -> LaunchError:
-    """The one line for a failed run: user errors first, then the lowest rank that raised (its traceback goes to
-    stderr), then the lowest that died."""
+    """The one line for a failed run: user errors first, then the rank that raised first (its traceback goes to stderr;
+    the others fail after it because it is gone), then the lowest that died."""
     from ray.train import WorkerGroupError
 
     failures = dict(sorted(error.worker_failures.items())) if isinstance(error, WorkerGroupError) else {}
@@ -252,7 +270,7 @@ def _launch_error(error: Exception) -> LaunchError:
     for failure in reported.values():
         if failure.exit_code is not None:
             return LaunchError(failure.message, exit_code=failure.exit_code)
-    for rank, failure in reported.items():
+    for rank, failure in sorted(reported.items(), key=lambda item: item[1].when):
         print(failure.trace, file=sys.stderr, end="", flush=True)
         return LaunchError(f"rank {rank} failed: {_one_line(failure.message)}")
     for rank, death in failures.items():

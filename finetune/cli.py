@@ -5,31 +5,44 @@ import sys
 from pathlib import Path
 
 from sharding.errors import UserError
+from sharding.index import write_durably
 
 EPILOG = """examples:
   finetune evaluate --data data/shards/cuhk_pedes --weights runs/demo/export
   finetune evaluate --data data/shards/cuhk_pedes --weights runs/a/export runs/b/export --untrained --json
 
-exit codes: 0 done, 2 wrong settings or missing input
+exit codes: 0 done, 1 the system refused (disk, memory), 2 wrong settings or missing input, 130 interrupted
 """
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     options = argument_parser().parse_args(argv)
-    from finetune.evaluate import as_json, as_table, evaluate
-
     try:
-        rows = evaluate(
-            options.data, options.split, options.weights, untrained=options.untrained, batch_size=options.batch_size
-        )
+        return run(options)
     except UserError as error:
         print(f"finetune: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        print(f"finetune: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def run(options: argparse.Namespace) -> int:
+    """Evaluate and print; the output's folder is checked first, so that no evaluation is lost to a typing error."""
+    if options.out and not options.out.absolute().parent.is_dir():
+        raise UserError(f"--out: there is no folder {options.out.absolute().parent}")
+    from finetune.evaluate import as_json, as_table, evaluate  # late: torch
+
+    rows = evaluate(
+        options.data, options.split, options.weights, untrained=options.untrained, batch_size=options.batch_size
+    )
     text = as_json(rows, options.data, options.split)
-    if options.out:
-        options.out.write_text(text + "\n")
     print(text if options.json else as_table(rows))
+    if options.out:
+        write_durably(options.out, (text + "\n").encode())
     return 0
 
 
@@ -46,10 +59,18 @@ def argument_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--split", default="test", help="its split (default: test)")
     evaluate.add_argument("--weights", type=Path, nargs="+", required=True, help="exported models (pretrain export)")
     evaluate.add_argument("--untrained", action="store_true", help="also a model with random weights")
-    evaluate.add_argument("--batch-size", type=int, default=256, help="images or captions at a time (default: 256)")
+    evaluate.add_argument("--batch-size", type=positive, default=256, help="samples at a time (default: 256)")
     evaluate.add_argument("--out", type=Path, help="write the JSON there as well")
     evaluate.add_argument("--json", action="store_true", help="JSON on stdout instead of a table")
     return parser
+
+
+def positive(text: str) -> int:
+    """An argument that must be a whole number above 0."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return number
 
 
 if __name__ == "__main__":

@@ -2,18 +2,14 @@
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
-from pretrain.augment import normalise
-from pretrain.config import ModelSettings
-from pretrain.features import Shapes, extract_features
+from pretrain.features import Shapes, encode, extract_features
 from pretrain.model import DualEncoder
 from pretrain.retrieval import RetrievalMetrics
-from pretrain.text import PackedText
 from pretrain.weights import build_model, exported_settings, load_weights, read_state
 from sharding.index import open_dataset
 from sharding.reader import SplitReader
@@ -37,9 +33,8 @@ def evaluate(data: Path, split: str, weights: list[Path], *, untrained: bool, ba
     benchmark = SplitReader(open_dataset(data), split)
     rows = []
     if untrained:
-        rows.append(
-            Row(name="untrained", metrics=_metrics(_random(exported_settings(weights[0])), benchmark, batch_size))
-        )
+        model = build_model(exported_settings(weights[0]), seed=0)
+        rows.append(Row(name="untrained", metrics=_metrics(model, benchmark, batch_size)))
     for folder in weights:
         model = DualEncoder(exported_settings(folder))
         load_weights(model, read_state(folder))
@@ -47,32 +42,16 @@ def evaluate(data: Path, split: str, weights: list[Path], *, untrained: bool, ba
     return rows
 
 
-def _random(settings: ModelSettings) -> DualEncoder:
-    return build_model(settings, seed=0)
-
-
 def _metrics(model: DualEncoder, benchmark: SplitReader, batch_size: int) -> RetrievalMetrics:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = model.to(device).eval()
-
-    @torch.no_grad()
-    def encode(images: Tensor | None, text: PackedText | None) -> tuple[Tensor | None, Tensor | None]:
-        normalised = None if images is None else normalise(images.to(device))
-        image, text_features, _ = model(normalised, None if text is None else text.to(device))
-        return image, text_features
-
-    shapes = Shapes(
-        image_size=model.settings.vision_cfg.image_size,
-        context_length=model.settings.text_cfg.context_length,
-        batch_size=batch_size,
-    )
-    return extract_features(encode, benchmark, shapes).metrics()
+    shapes = Shapes.of(model.settings, batch_size)
+    return extract_features(partial(encode, model.to(device), device), benchmark, shapes).metrics()
 
 
 def as_json(rows: list[Row], data: Path, split: str) -> str:
     """The rows as one JSON object; every figure is percent but the counts."""
-    results: dict[str, Any] = {row.name: row.metrics.as_dict() for row in rows}
-    return json.dumps({"data": str(data), "split": split, "models": results}, indent=1)
+    models = [{"name": row.name, **row.metrics.as_dict()} for row in rows]
+    return json.dumps({"data": str(data), "split": split, "models": models}, indent=1)
 
 
 def as_table(rows: list[Row]) -> str:

@@ -14,7 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from pretrain.text import PackedText
 
-# cuDNN first: the fastest on Hopper for short fixed shapes; flash where cuDNN declines, and two that always work.
+# cuDNN first: reported fastest on Hopper for short fixed shapes; flash where it declines, then two that always work.
 CUDA_ORDER = [
     SDPBackend.CUDNN_ATTENTION,
     SDPBackend.FLASH_ATTENTION,
@@ -26,7 +26,7 @@ HALF = (torch.bfloat16, torch.float16)
 
 def describe(device: torch.device, dtype: torch.dtype) -> str:
     """Which attention a run on `device` computing in `dtype` uses; one line for the start of the log."""
-    image = "SDPA (cuDNN, else flash)" if device.type == "cuda" else _cpu_name(dtype)
+    image = _cuda_name(dtype) if device.type == "cuda" else _cpu_name(dtype)
     text = "varlen_attn, packed" if _varlen_applies(device, dtype) else f"{image}, by length inside attention only"
     return f"attention on {device.type} in {str(dtype).removeprefix('torch.')}: images {image}; text {text}"
 
@@ -73,6 +73,10 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) 
         ahead = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
         scores = scores.masked_fill(ahead, float("-inf"))
     return scores.float().softmax(-1).to(value.dtype) @ value
+
+
+def _cuda_name(dtype: torch.dtype) -> str:
+    return "SDPA (cuDNN, else flash)" if dtype in HALF else "SDPA (memory-efficient)"
 
 
 def _cpu_name(dtype: torch.dtype) -> str:

@@ -7,11 +7,14 @@ manifest is renamed into place. A kill at any moment therefore leaves either a c
 does not see. The manifest holds sizes and sha256, so damage is found before a tensor is used; nothing is unpickled.
 """
 
+import fcntl
 import hashlib
 import json
 import logging
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -60,9 +63,8 @@ def write_checkpoint(
     """Write one checkpoint below `directory` and return its folder. One rank calls, with full fp32 tensors."""
     folder = directory / f"step-{step:08d}"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "manifest.json").unlink(
-        missing_ok=True
-    )  # a step written again is incomplete until its new manifest is there
+    # A step written again is incomplete until its new manifest is there.
+    (folder / "manifest.json").unlink(missing_ok=True)
     for name, state in zip(FILES, (weights, moments), strict=True):
         save_file({key: tensor.contiguous() for key, tensor in state.items()}, folder / name)
         _sync(folder / name)
@@ -103,6 +105,8 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = Manifest(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
+    if not isinstance(manifest.files, dict) or set(manifest.files) != set(FILES):
+        raise UserError(f"{path} does not name the files of a checkpoint")
     if manifest.format != FORMAT:
         raise UserError(f"{path} has format {manifest.format}, this version reads {FORMAT}")
     for name, facts in manifest.files.items():
@@ -120,11 +124,28 @@ def read_tensors(folder: Path, manifest: Manifest, name: str) -> State:
 
 
 def keep_newest(directory: Path, keep: int) -> None:
-    """Remove all but the `keep` newest complete checkpoints, manifest first, so that none is left half there."""
+    """Remove all but the `keep` newest complete checkpoints, and unfinished ones older than the newest of them.
+
+    A manifest goes before its files, so that none is left looking whole.
+    """
     complete = sorted(path.parent for path in directory.glob("step-*/manifest.json"))
-    for folder in complete[:-keep]:
-        (folder / "manifest.json").unlink()
-        shutil.rmtree(folder)
+    kept = complete[-keep:]
+    for folder in sorted(directory.glob("step-*")):
+        if folder not in kept and complete and folder < complete[-1]:
+            (folder / "manifest.json").unlink(missing_ok=True)
+            shutil.rmtree(folder)
+
+
+@contextmanager
+def only_writer(run_dir: Path) -> Iterator[None]:
+    """Hold `run_dir` for this process; UserError if another run writes there. The system frees it if we are killed."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another run is writing to {run_dir}; wait for it or choose another run.dir") from None
+        yield
 
 
 def _sha256(path: Path) -> str:

@@ -10,7 +10,7 @@ EPILOG = """examples:
   pretrain run --config pretrain/recipes/demo.yaml --optim.lr 5e-4
   pretrain export --run runs/demo --out runs/demo/export
 
-exit codes: 0 done, 1 a rank failed, 2 wrong settings or missing input, 130 interrupted
+exit codes: 0 done, 1 a rank failed or the system refused, 2 wrong settings or missing input, 130 interrupted
 """
 
 
@@ -27,6 +27,11 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"pretrain: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        print(f"pretrain: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

@@ -9,13 +9,13 @@ it is also the configuration of an exported model.
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from sharding.errors import UserError
@@ -25,6 +25,12 @@ STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _pair(value: Any) -> Any:
+    """open_clip writes a square image size as one number."""
+    return (value, value) if isinstance(value, int) else value
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -33,7 +39,7 @@ class RunSettings:
     dir: Path = Path("runs/run")  # checkpoints, metrics, curves and the export go here
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0  # of the order, the augmentation and the initial weights
     log_every: Positive = 10  # steps between two lines of progress
-    stop_at: int | None = None  # stop after this step; the schedule is still that of optim.steps
+    stop_at: Positive | None = None  # stop after this step; the schedule is still that of optim.steps
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -57,7 +63,7 @@ class DataSettings:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class VisionSettings:
-    image_size: tuple[Positive, Positive] = (384, 128)  # height, width in pixels
+    image_size: Annotated[tuple[Positive, Positive], BeforeValidator(_pair)] = (384, 128)  # height, width in pixels
     patch_size: Positive = 16
     width: Positive = 768
     layers: Positive = 12
@@ -119,9 +125,17 @@ class OptimSettings:
     min_lr: NonNegative = 0.0  # where the cosine ends
     warmup_steps: Annotated[int, Field(ge=0)] = 100
     weight_decay: NonNegative = 0.2
-    betas: tuple[Share, Share] = (0.9, 0.98)
+    betas: tuple[Decay, Decay] = (0.9, 0.98)
     eps: Annotated[float, Field(gt=0)] = 1e-6
     clip_grad: NonNegative = 1.0  # largest global gradient norm; 0 means no limit
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "OptimSettings":
+        if self.warmup_steps > self.steps:
+            raise ValueError(f"optim.warmup_steps {self.warmup_steps} is more than optim.steps {self.steps}")
+        if self.min_lr > self.lr:
+            raise ValueError(f"optim.min_lr {self.min_lr} is more than optim.lr {self.lr}")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -185,6 +199,8 @@ def load_settings(path: str | Path, overrides: list[str]) -> Settings:
         raise UserError(f"no settings file {path}")
     try:
         tree = yaml.safe_load(path.read_text()) or {}
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(tree, dict):
@@ -199,7 +215,15 @@ def settings_from(tree: dict[str, Any]) -> Settings:
     try:
         return TypeAdapter(Settings).validate_python(tree)
     except ValidationError as error:
-        raise UserError("\n".join(_explain(problem) for problem in error.errors())) from None
+        problems = [problem for problem in error.errors() if not _follows_from_another(problem, error.errors())]
+        raise UserError("\n".join(_explain(problem) for problem in problems)) from None
+
+
+def _follows_from_another(problem: Any, problems: list[Any]) -> bool:
+    """A list is also called too short when what is wrong is one of its items."""
+    place = problem["loc"]
+    inside = [p for p in problems if len(p["loc"]) > len(place) and p["loc"][: len(place)] == place]
+    return problem["type"] == "too_short" and bool(inside)
 
 
 def parse_overrides(arguments: list[str]) -> Iterator[tuple[str, Any]]:
@@ -223,14 +247,20 @@ def as_tree(settings: Settings) -> dict[str, Any]:
     return TypeAdapter(Settings).dump_python(settings, mode="json")
 
 
+def decisive(tree: dict[str, Any]) -> dict[str, Any]:
+    """The part of `as_tree` that decides the weights at a given step: data, model, loss, optim, precision and seed.
+
+    Where the data lie, how fast they are read and which weights the run began with are left out.
+    """
+    data = {key: tree["data"][key] for key in ("mixture", "split", "flip", "pad", "erase")}
+    model = {key: value for key, value in tree["model"].items() if key != "init"}
+    rest = {"engine": {"precision": tree["engine"]["precision"]}, "run": {"seed": tree["run"]["seed"]}}
+    return {"data": data, "model": model, "loss": tree["loss"], "optim": tree["optim"], **rest}
+
+
 def settings_hash(settings: Settings) -> str:
-    """sha256 over what decides the weights at a given step: data, model, loss, optim, precision and seed."""
-    tree = as_tree(settings)
-    facts = [tree[section] for section in ("data", "model", "loss", "optim")]
-    for free in ("root", "prefetch", "threads", "log_samples"):
-        facts[0].pop(free)
-    text = json.dumps([facts, tree["engine"]["precision"], tree["run"]["seed"]], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    """sha256 over the decisive settings."""
+    return hashlib.sha256(json.dumps(decisive(as_tree(settings)), sort_keys=True).encode()).hexdigest()
 
 
 def open_clip_config(model: ModelSettings) -> dict[str, Any]:
@@ -240,15 +270,15 @@ def open_clip_config(model: ModelSettings) -> dict[str, Any]:
     return config
 
 
-def setting_names(settings_class: Any = Settings, prefix: str = "") -> Iterator[tuple[str, type, Any]]:
-    """Every dotted setting with its type and default, in order (for --help and for spelling hints)."""
+def setting_names(settings_class: Any = Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every dotted setting with its default, in order (for --help and for spelling hints)."""
     hints = get_type_hints(settings_class, include_extras=False)
     for field in fields(settings_class):
         hint = hints[field.name]
         if is_dataclass(hint):
             yield from setting_names(hint, f"{prefix}{field.name}.")
         else:
-            yield f"{prefix}{field.name}", hint, field.default
+            yield f"{prefix}{field.name}", "required" if field.default is MISSING else field.default
 
 
 def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:
@@ -256,7 +286,9 @@ def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:
     node: Any = tree
     try:
         for name in parents:
-            node = node[int(name)] if isinstance(node, list) else node.setdefault(name, {})
+            if isinstance(node, dict) and node.get(name) is None:
+                node[name] = {}  # also where the file names a section and leaves it empty
+            node = node[int(name) if isinstance(node, list) else name]
         node[int(last) if isinstance(node, list) else last] = value
     except (ValueError, IndexError, TypeError, AttributeError):
         raise UserError(f"unknown setting {dotted}{_nearest(dotted)}") from None
@@ -277,7 +309,7 @@ def _explain(problem: Any) -> str:
 
 
 def _nearest(place: str) -> str:
-    known = [name for name, _, _ in setting_names()]
+    known = [name for name, _ in setting_names()]
     sections = sorted({name.rpartition(".")[0] for name in known} - {""})
     mixture = (
         [f"data.mixture.{place.split('.')[2]}.{f.name}" for f in fields(MixtureSettings)]

@@ -4,10 +4,9 @@ The only file that imports deepspeed. Weights stay in fp32 and bf16 is autocast,
 (fp32 weights and Adam moments by parameter name) serves every stage and precision.
 """
 
+import math
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from pretrain.augment import normalise
 from pretrain.config import Settings
+from pretrain.features import encode
 from pretrain.loader import Batch
 from pretrain.losses import gather_batch, weighted_loss
 from pretrain.model import DualEncoder
@@ -61,11 +61,12 @@ class Engine:
         groups = parameter_groups(model, settings.optim.weight_decay)
         optim = settings.optim
         self._adam = torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True)
-        with _venv_on_path():
-            deepspeed.init_distributed(dist_backend=torch.distributed.get_backend())
-            self._engine, *_ = deepspeed.initialize(
-                model=model, optimizer=self._adam, config=deepspeed_config(settings, self.world_size)
-            )
+        # DeepSpeed builds a small operator with ninja, which a virtual environment keeps in its own bin.
+        os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        deepspeed.init_distributed(dist_backend=torch.distributed.get_backend())
+        self._engine, *_ = deepspeed.initialize(
+            model=model, optimizer=self._adam, config=deepspeed_config(settings, self.world_size)
+        )
         self._names = {parameter: name for name, parameter in self._engine.module.named_parameters()}
         self._start_adam()
 
@@ -87,15 +88,15 @@ class Engine:
         )
         self._engine.backward(loss)
         self._engine.step()
+        norm = self._engine.get_global_grad_norm()
+        if not self._engine.was_step_applied() or (norm is not None and not math.isfinite(float(norm))):
+            # ZeRO skips such a step in silence, stage 0 takes it: neither is a run that anybody wants to continue.
+            raise FloatingPointError(f"a gradient is not finite at step {step}: lower optim.lr, or use fp32")
         return {"loss": loss.detach(), "scale": scale.detach()[0], **parts}
 
-    @torch.no_grad()
-    def encode(self, images: Tensor | None, text: PackedText | None) -> tuple[Tensor | None, Tensor | None]:
+    def encode(self, images: Tensor | None, text: PackedText | None) -> tuple[Tensor, Tensor]:
         """Normalised features fp32 [B, E] of uint8 images and of packed captions; all ranks must call under ZeRO-3."""
-        self._engine.eval()
-        normalised = None if images is None else normalise(images.to(self.device))
-        image, text_features, _ = self._engine(normalised, None if text is None else text.to(self.device))
-        return image, text_features
+        return encode(self._engine, self.device, images, text)
 
     def state(self) -> tuple[State, State]:
         """fp32 weights by parameter name, and Adam moments by `NAME.exp_avg` and `NAME.exp_avg_sq`, on the CPU.
@@ -167,12 +168,3 @@ class Engine:
             part[: piece.numel()].copy_(piece)
         else:
             safe_set_full_optimizer_state(parameter, value, moment)
-
-
-@contextmanager
-def _venv_on_path() -> Iterator[None]:
-    """DeepSpeed builds a small operator with ninja, which a virtual environment keeps in its own bin."""
-    before = os.environ.get("PATH", "")
-    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), before])
-    yield
-    os.environ["PATH"] = before

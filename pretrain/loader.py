@@ -25,8 +25,6 @@ from sharding.index import open_dataset
 from sharding.plan import Plan, Stream, generator
 from sharding.reader import Sample, SplitReader
 
-TOKENS_MULTIPLE = 128  # packed text of a batch is filled up to it: about 2 % more tokens, few distinct shapes
-
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
@@ -43,6 +41,7 @@ class Batch:
     keys: tuple[str, ...]
 
     def to(self, device: torch.device) -> "Batch":
+        """The same batch on `device`."""
         return Batch(
             images=self.images.to(device, non_blocking=True),
             text=self.text.to(device),
@@ -91,7 +90,6 @@ class LoaderSettings:
     """What a rank's loader needs to know besides the mixture."""
 
     data: DataSettings
-    seed: int
     image_size: tuple[int, int]  # height, width
     context_length: int
     global_batch: int
@@ -118,6 +116,7 @@ class Loader:
             yield batch
 
     def close(self) -> None:
+        """Drop what is decoded ahead and end the threads."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _submit(self) -> None:
@@ -131,7 +130,7 @@ def load_batch(mixture: Mixture, settings: LoaderSettings, position: int) -> Bat
     first = position + settings.rank * share
     images, rows, identity, keys = [], [], [], []
     for place, sample in mixture.samples(range(first, first + share)):
-        draw = generator(settings.seed, "sample", place)
+        draw = generator(mixture.plan.seed, "sample", place)
         caption = sample.captions[draw.integers(len(sample.captions))]
         image = decode(sample, settings.image_size)
         images.append(np.ascontiguousarray(augment(image, settings.data, draw)))
@@ -140,7 +139,7 @@ def load_batch(mixture: Mixture, settings: LoaderSettings, position: int) -> Bat
         keys.append(sample.key)
     return Batch(
         images=stack(images),
-        text=pack(rows, TOKENS_MULTIPLE),
+        text=pack(rows),
         identity=torch.tensor(identity),
         position=position,
         keys=tuple(keys),

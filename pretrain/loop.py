@@ -5,16 +5,18 @@ plan -> loader -> engine step -> telemetry -> evaluation -> checkpoint, until op
 
 import logging
 import os
+import sys
 import time
 import warnings
-from contextlib import closing
+from contextlib import closing, nullcontext
 from typing import Any
 
 import torch
 import torch.distributed as dist
+import yaml
 
 from pretrain.attention import describe
-from pretrain.checkpoint import keep_newest, read_tensors, write_checkpoint
+from pretrain.checkpoint import keep_newest, only_writer, read_tensors, write_checkpoint
 from pretrain.config import Settings, as_tree, settings_from, settings_hash
 from pretrain.engine import Engine, compute_dtype
 from pretrain.features import Shapes, extract_features
@@ -22,9 +24,9 @@ from pretrain.loader import Loader, LoaderSettings, Mixture
 from pretrain.model import DualEncoder
 from pretrain.optim import learning_rate
 from pretrain.resume import Checkpoint, agree_on_checkpoint
-from pretrain.telemetry import Telemetry, plot_curves, read_metrics
+from pretrain.telemetry import Telemetry, average_over_ranks, plot_curves, read_metrics
 from pretrain.weights import build_model
-from sharding.index import open_dataset
+from sharding.index import open_dataset, write_durably
 from sharding.plan import Plan
 from sharding.reader import SplitReader
 
@@ -36,6 +38,14 @@ def train(tree: dict[str, Any]) -> None:
     settings = settings_from(tree)
     rank = dist.get_rank()
     device = set_up_rank(settings, rank)
+    with only_writer(settings.run.dir) if rank == 0 else nullcontext():
+        if rank == 0:
+            record(settings)
+        run_steps(settings, rank, device)
+
+
+def run_steps(settings: Settings, rank: int, device: torch.device) -> None:
+    """From the data to the last checkpoint. All ranks must call."""
     mixture = Mixture(settings.data, settings.run.seed)
     benchmark = open_benchmark(settings)
     checkpoint = agree_on_checkpoint(settings, mixture.plan)
@@ -53,15 +63,11 @@ def train(tree: dict[str, Any]) -> None:
             began = time.perf_counter()
             batch = next(batches).to(device)
             waited = time.perf_counter() - began
-            losses = engine.train_step(batch, step)
-            telemetry.step(
-                step,
-                batch,
-                losses,
-                rate=learning_rate(step, settings.optim),
-                wait_s=waited,
-                step_s=time.perf_counter() - began,
-            )
+            # The average brings the losses to the CPU: only then has a GPU finished the step that is timed.
+            losses = average_over_ranks(engine.train_step(batch, step))
+            took = time.perf_counter() - began
+            rate = learning_rate(step, settings.optim)
+            telemetry.step(step, batch, losses, rate=rate, wait_s=waited, step_s=took)
             done = step + 1
             if done % settings.eval.every == 0 or done == settings.optim.steps:
                 evaluate(engine, benchmark, telemetry, done)
@@ -80,13 +86,26 @@ def set_up_rank(settings: Settings, rank: int) -> torch.device:
         logging.getLogger(name).setLevel(logging.ERROR)
     # DeepSpeed and we call it by the name that torch 2.11 knows.
     warnings.filterwarnings("ignore", message=".*all_gather_into_tensor.* is deprecated", category=FutureWarning)
+    # Packed text has another length at every step, and the CPU kernels keep code for each shape they have met:
+    # 10 MB a step in the demo without these limits, nothing with them, at the same speed (measured).
+    os.environ.setdefault("LRU_CACHE_CAPACITY", "64")
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     torch.set_num_threads(settings.launch.cpus_per_rank)
     if settings.launch.gpus_per_rank == 0:
         os.environ["DS_ACCELERATOR"] = "cpu"  # otherwise DeepSpeed takes a GPU where it sees one
         return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     torch.cuda.set_device(device)
     return device
+
+
+def record(settings: Settings) -> None:
+    """Print the resolved settings and keep them beside the checkpoints. One rank calls."""
+    text = f"# settings {settings_hash(settings)}\n" + yaml.safe_dump(as_tree(settings), sort_keys=False)
+    print(text, file=sys.stderr, end="", flush=True)
+    write_durably(settings.run.dir / "settings.yaml", text.encode())
+    for stale in (settings.run.dir / "prometheus").glob("rank-*.json"):
+        stale.unlink()  # announced by ranks that were killed; this run may have fewer
 
 
 def start_engine(settings: Settings, checkpoint: Checkpoint | None, device: torch.device) -> Engine:
@@ -115,13 +134,13 @@ def say_start(settings: Settings, mixture: Mixture, checkpoint: Checkpoint | Non
         engine.parameters / 1e6,
         settings_hash(settings)[:12],
     )
-    log.info("continuing from %s", checkpoint.folder) if checkpoint else log.info("starting at step 0")
+    log.info("starting at step 0" if checkpoint is None else f"continuing from {checkpoint.folder}")
 
 
 def loader_settings(settings: Settings, rank: int) -> LoaderSettings:
+    """What rank `rank` of this run loads."""
     return LoaderSettings(
         data=settings.data,
-        seed=settings.run.seed,
         image_size=settings.model.vision_cfg.image_size,
         context_length=settings.model.text_cfg.context_length,
         global_batch=settings.optim.batch_size,
@@ -141,12 +160,7 @@ def evaluate(engine: Engine, benchmark: SplitReader | None, telemetry: Telemetry
     """Retrieval metrics of the weights after `step` steps, into the telemetry. All ranks must call."""
     if benchmark is None:
         return
-    model, batch_size = engine.settings.model, engine.settings.eval.batch_size
-    shapes = Shapes(
-        image_size=model.vision_cfg.image_size,
-        context_length=model.text_cfg.context_length,
-        batch_size=batch_size,
-    )
+    shapes = Shapes.of(engine.settings.model, engine.settings.eval.batch_size)
     features = extract_features(engine.encode, benchmark, shapes)
     if dist.get_rank() == 0:
         telemetry.evaluation(step, features.metrics().as_dict())

@@ -1,6 +1,6 @@
 """Contrastive losses over the global batch: each rank scores its own rows against the columns of all ranks.
 
-Stands between the dual encoder and the engine: the loop calls `gather_batch` once per step and hands the result to
+Stands between the dual encoder and the engine: the engine calls `gather_batch` once per step and hands the result to
 `weighted_loss`. Every loss is the mean over this rank's rows, so the mean over ranks, which is what the engine makes of
 the gradients, is the loss of the whole batch. Nothing here is chunked: the logits are one [b, B] matrix per direction.
 

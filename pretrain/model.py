@@ -142,7 +142,10 @@ class DualEncoder(nn.Module):
         """
         image_features = None if images is None else F.normalize(self.visual(images).float(), dim=-1)
         text_features = None if text is None else F.normalize(self._encode_text(text).float(), dim=-1)
-        return image_features, text_features, self.logit_scale.exp().clamp(max=MAX_SCALE)
+        scale = self.logit_scale.exp()
+        # Limited in value but not in gradient: a plain clamp would hold a temperature at the limit for ever, and
+        # OpenAI's weights begin there.
+        return image_features, text_features, scale - (scale - scale.clamp(max=MAX_SCALE)).detach()
 
     def _encode_text(self, text: PackedText) -> Tensor:
         context_length = self.positional_embedding.shape[0]

@@ -1,4 +1,4 @@
-"""What is optimised and how fast: named parameter groups and the learning rate as a pure function of the step."""
+"""What is optimised and how fast: parameter groups and the learning rate as a pure function of the step."""
 
 import math
 from typing import Any
@@ -9,13 +9,13 @@ from pretrain.config import OptimSettings
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups, keyed by `name`: matrices decay; gains, biases, embeddings of position and the temperature do not."""
+    """Two groups: matrices decay; gains, biases, embeddings of position and the temperature do not."""
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     decay = [p for name, p in named if decays(name, p)]
     keep = [p for name, p in named if not decays(name, p)]
     return [
-        {"name": "decay", "params": decay, "weight_decay": weight_decay},
-        {"name": "no_decay", "params": keep, "weight_decay": 0.0},
+        {"params": decay, "weight_decay": weight_decay},
+        {"params": keep, "weight_decay": 0.0},
     ]
 
 

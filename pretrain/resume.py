@@ -7,7 +7,7 @@ from typing import Any
 import torch.distributed as dist
 
 from pretrain.checkpoint import Manifest, find_latest, read_manifest
-from pretrain.config import Settings, as_tree, settings_hash
+from pretrain.config import Settings, as_tree, decisive, settings_hash
 from sharding.errors import UserError
 from sharding.plan import Plan
 
@@ -20,10 +20,10 @@ class Checkpoint:
     manifest: Manifest
 
 
-def find_checkpoint(settings: Settings) -> Checkpoint | None:
-    """The checkpoint that a run with these settings continues from, or None to begin at step 0.
+def find_checkpoint(settings: Settings, plan: Plan) -> Checkpoint | None:
+    """The checkpoint that a run with these settings and data continues from, or None to begin at step 0.
 
-    UserError if `resume` forbids it, or if the checkpoint was made with other settings.
+    UserError if `resume` forbids it, or if the checkpoint was made with other settings or another data plan.
     """
     folder = find_latest(settings.run.dir / "checkpoints")
     if folder is None:
@@ -32,20 +32,19 @@ def find_checkpoint(settings: Settings) -> Checkpoint | None:
         raise UserError(f"{settings.run.dir} already holds {folder.name}; choose another run.dir, or --resume auto")
     manifest = read_manifest(folder)
     if manifest.settings_hash != settings_hash(settings):
-        changed = "; ".join(differences(manifest.settings, as_tree(settings)))
+        changed = "; ".join(differences(decisive(manifest.settings), decisive(as_tree(settings))))
         raise UserError(f"settings changed since {folder}: {changed}")
+    if manifest.plan_hash != plan.hash:
+        before, now = manifest.plan_hash[:12], plan.hash[:12]
+        raise UserError(f"the packed data changed since {folder}: its plan is {before}, now it is {now}")
     return Checkpoint(folder=folder, manifest=manifest)
 
 
 def agree_on_checkpoint(settings: Settings, plan: Plan) -> Checkpoint | None:
-    """`find_checkpoint` of rank 0 on all ranks (all must call); UserError if it was made with another data plan."""
-    found = [find_checkpoint(settings) if dist.get_rank() == 0 else None]
+    """`find_checkpoint` of rank 0, on all ranks. All ranks must call."""
+    found = [find_checkpoint(settings, plan) if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(found)
-    checkpoint = found[0]
-    if checkpoint and checkpoint.manifest.plan_hash != plan.hash:
-        before, now = checkpoint.manifest.plan_hash[:12], plan.hash[:12]
-        raise UserError(f"the packed data changed since {checkpoint.folder}: its plan is {before}, now it is {now}")
-    return checkpoint
+    return found[0]
 
 
 def differences(before: Any, now: Any, name: str = "") -> list[str]:

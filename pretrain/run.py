@@ -11,13 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cluster.errors import ClusterError, LaunchError
 from cluster.launch import Topology, launch_ray, launch_torchrun
-from pretrain.config import Settings, as_tree, load_settings, setting_names, settings_hash
+from pretrain.config import Settings, as_tree, load_settings, setting_names
 from sharding.errors import UserError
-from sharding.index import open_dataset, shards_of, write_durably
+from sharding.index import open_dataset, shards_of
 
 EPILOG = """examples:
   python -m pretrain.run --config pretrain/recipes/demo.yaml
@@ -26,28 +24,35 @@ EPILOG = """examples:
   ray job submit --address http://127.0.0.1:8265 --working-dir . -- \\
       python -m pretrain.run --config pretrain/recipes/demo.yaml --data.root $PWD/data/shards --run.dir $PWD/runs/demo
 
-exit codes: 0 done, 1 a rank failed, 2 wrong settings or missing input, 130 interrupted
+exit codes: 0 done, 1 a rank failed or the system refused, 2 wrong settings or missing input, 130 interrupted
+(torchrun itself exits 1 whatever its ranks return)
 """
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    parser = argument_parser()
-    arguments, overrides = parser.parse_known_args(argv)
+    arguments, overrides = argument_parser().parse_known_args(argv)
     try:
-        settings = absolute(read_settings(arguments.config, overrides))
+        settings = absolute(load_settings(arguments.config, [*overrides, *torchrun_ranks()]))
         check_inputs(settings)
-        if os.environ.get("RANK", "0") == "0":
-            record(settings)
         launch(settings)
     except (UserError, ClusterError, LaunchError) as error:
-        for line in str(error).splitlines():
-            print(f"pretrain: {line}", file=sys.stderr)
+        tell(str(error))
         return error.exit_code
+    except OSError as error:
+        tell(str(error))
+        return 1
     except KeyboardInterrupt:
-        print("pretrain: interrupted; the same command continues from the last checkpoint", file=sys.stderr)
+        tell("interrupted; the same command continues from the last checkpoint")
         return 130
     return 0
+
+
+def tell(message: str) -> None:
+    """One line on stderr for each line of the message, from one rank."""
+    if os.environ.get("RANK", "0") == "0":
+        for line in message.splitlines():
+            print(f"pretrain: {line}", file=sys.stderr)
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -62,12 +67,9 @@ def argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def read_settings(config: Path, overrides: list[str]) -> Settings:
-    """The settings of the command line; inside torchrun, the number of ranks is torchrun's."""
-    settings = load_settings(config, overrides)
-    if settings.launch.backend == "torchrun" and "WORLD_SIZE" in os.environ:
-        return load_settings(config, [*overrides, "--launch.ranks", os.environ["WORLD_SIZE"]])
-    return settings
+def torchrun_ranks() -> list[str]:
+    """Inside torchrun, the number of ranks is torchrun's and not the file's."""
+    return ["--launch.ranks", os.environ["WORLD_SIZE"]] if "TORCHELASTIC_RUN_ID" in os.environ else []
 
 
 def absolute(settings: Settings) -> Settings:
@@ -82,28 +84,24 @@ def absolute(settings: Settings) -> Settings:
 
 
 def check_inputs(settings: Settings) -> None:
-    """UserError if a dataset, a split or the initial weights are missing, or the checkpoint is another run's.
-
-    Here, before any rank starts; only what needs the data plan is left to the ranks.
-    """
-    splits = [(part.path, settings.data.split) for part in settings.data.mixture]
-    if settings.eval.data is not None:
-        splits.append((settings.eval.data, settings.eval.split))
-    for path, split in splits:
+    """UserError for missing or unfit data, weights or checkpoints: before any rank starts or anything is written."""
+    for path, split in [
+        *((part.path, settings.data.split) for part in settings.data.mixture),
+        *([(settings.eval.data, settings.eval.split)] if settings.eval.data else []),
+    ]:
         shards_of(open_dataset(settings.data.root / path), split)
-    if settings.model.init is not None and not settings.model.init.exists():
-        raise UserError(f"no weights at {settings.model.init}")
-    from pretrain.resume import find_checkpoint  # late: torch
+    if settings.run.dir.exists() and not settings.run.dir.is_dir():
+        raise UserError(f"run.dir {settings.run.dir} is a file")
+    from pretrain.loader import Mixture  # late: torch, after what is found without it
+    from pretrain.resume import find_checkpoint
+    from pretrain.text import VOCABULARY
+    from pretrain.weights import read_state
 
-    find_checkpoint(settings)
-
-
-def record(settings: Settings) -> None:
-    """Print the resolved settings and keep them beside the checkpoints."""
-    text = f"# settings {settings_hash(settings)}\n" + yaml.safe_dump(as_tree(settings), sort_keys=False)
-    print(text, file=sys.stderr, end="")
-    settings.run.dir.mkdir(parents=True, exist_ok=True)
-    write_durably(settings.run.dir / "settings.yaml", text.encode())
+    if settings.model.text_cfg.vocab_size < VOCABULARY:
+        raise UserError(f"model.text_cfg.vocab_size must be at least {VOCABULARY}, the tokenizer's")
+    find_checkpoint(settings, Mixture(settings.data, settings.run.seed).plan)
+    if settings.model.init is not None:
+        read_state(settings.model.init)
 
 
 def launch(settings: Settings) -> None:
@@ -128,7 +126,7 @@ def train_rank(tree: dict[str, Any]) -> None:
 
 
 def _setting_lines() -> list[str]:
-    return [f"  --{name:32} {default}" for name, _, default in setting_names()]
+    return [f"  --{name:32} {default}" for name, default in setting_names()]
 
 
 if __name__ == "__main__":

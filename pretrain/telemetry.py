@@ -7,7 +7,9 @@ runs/NAME/curves.png            loss, throughput and R@1 over the steps
 
 import json
 import logging
+import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,6 +21,7 @@ from torch import Tensor
 from cluster.metrics import RankMetrics
 from pretrain.config import Settings
 from pretrain.loader import Batch
+from sharding.index import write_durably
 
 log = logging.getLogger(__name__)
 
@@ -45,17 +48,15 @@ class Telemetry:
         self._prometheus.close()
 
     def step(
-        self, step: int, batch: Batch, losses: dict[str, Tensor], *, rate: float, wait_s: float, step_s: float
+        self, step: int, batch: Batch, losses: dict[str, float], *, rate: float, wait_s: float, step_s: float
     ) -> None:
-        """Record step `step` (0-based, just done). All ranks must call: the losses are averaged over them."""
-        mean = average_over_ranks(losses)
-        samples, tokens = len(batch.identity), batch.text.tokens
+        """Record step `step` (0-based, just done) with the losses of the global batch."""
         self._prometheus.observe_step(
-            samples=samples,
-            tokens=tokens,
+            samples=len(batch.identity),
+            tokens=len(batch.text.ids),
             duration_s=step_s,
             data_wait_s=wait_s,
-            loss=mean["loss"],
+            loss=losses["loss"],
             learning_rate=rate,
         )
         if self._samples:
@@ -64,10 +65,11 @@ class Telemetry:
         if self.rank == 0:
             speed = self.settings.optim.batch_size / step_s
             times = {"step_s": round(step_s, 5), "data_wait_s": round(wait_s, 5), "samples_per_s": round(speed, 2)}
-            _append(self.path, {"step": step, **mean, "lr": rate, **times})
+            _append(self.path, {"step": step, **losses, "lr": rate, **times})
             if (step + 1) % self.settings.run.log_every == 0:
-                self._say(step, mean, rate)
-        if mean["loss"] != mean["loss"]:
+                self._say(step, losses, rate)
+                self._window = _Window()
+        if not math.isfinite(losses["loss"]):
             raise FloatingPointError(f"the loss is not a number at step {step}: lower optim.lr, or use fp32")
 
     def evaluation(self, step: int, metrics: dict[str, Any]) -> None:
@@ -79,7 +81,7 @@ class Telemetry:
 
     def _say(self, step: int, mean: dict[str, float], rate: float) -> None:
         optim = self.settings.optim
-        step_s, wait_share = self._window.take()
+        step_s, wait_share = self._window.step_s / self._window.steps, self._window.wait_s / self._window.step_s
         left = (optim.steps - step - 1) * step_s
         parts = "  ".join(f"{name} {value:.3f}" for name, value in mean.items())
         log.info(
@@ -94,20 +96,16 @@ class Telemetry:
         )
 
 
+@dataclass
 class _Window:
     """Durations since the last line of progress."""
 
-    def __init__(self) -> None:
-        self.steps, self.step_s, self.wait_s = 0, 0.0, 0.0
+    steps: int = 0
+    step_s: float = 0.0
+    wait_s: float = 0.0
 
     def add(self, step_s: float, wait_s: float) -> None:
         self.steps, self.step_s, self.wait_s = self.steps + 1, self.step_s + step_s, self.wait_s + wait_s
-
-    def take(self) -> tuple[float, float]:
-        """Mean seconds of a step, and the share of them spent waiting for data; begins anew."""
-        mean, share = self.step_s / self.steps, self.wait_s / self.step_s
-        self.__init__()  # type: ignore[misc]
-        return mean, share
 
 
 def average_over_ranks(values: dict[str, Tensor]) -> dict[str, float]:
@@ -155,9 +153,9 @@ def _append(path: Path, line: dict[str, Any]) -> None:
 
 def _forget_from(path: Path, step: int) -> None:
     """Drop what a run recorded after the checkpoint it now continues from."""
-    kept = [line for line in read_metrics(path) if line["step"] < step or ("eval" in line and line["step"] == step)]
+    kept = [line for line in read_metrics(path) if line["step"] < step or ("eval" in line and 0 < step == line["step"])]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    write_durably(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
 
 def _samples_file(settings: Settings, rank: int, first_step: int) -> Path | None:

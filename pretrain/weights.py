@@ -9,6 +9,7 @@ import logging
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
@@ -45,10 +46,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
+        state = state.get("state_dict", state)
+        return {name.removeprefix("module."): tensor.float() for name, tensor in state.items()}
     except Exception as error:  # the readers raise a dozen types; to the user it is one thing
         raise UserError(f"cannot read weights {path}: {str(error).splitlines()[0][:200]}") from None
-    state = state.get("state_dict", state)
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
 def load_weights(model: DualEncoder, state: dict[str, Tensor]) -> None:
@@ -70,6 +71,7 @@ def load_weights(model: DualEncoder, state: dict[str, Tensor]) -> None:
         for name in ours
         if name in state and state[name].shape != ours[name].shape
     ]
+    wrong += [f"{name} is not in the model" for name in state if name not in ours and name != "attn_mask"]
     if wrong:
         raise UserError(
             f"the weights do not fit the model: {wrong[0]}" + (f" (and {len(wrong) - 1} more)" if wrong[1:] else "")
@@ -102,7 +104,7 @@ def resize_text_positions(embedding: Tensor, context_length: int) -> Tensor:
 def export_open_clip(state: dict[str, Tensor], settings: ModelSettings, directory: Path) -> None:
     """Write a folder that `open_clip.create_model("local-dir:DIRECTORY")` loads. One rank calls.
 
-    state: fp32 tensors by parameter name. The weights are written last, by rename, so the folder is never half valid.
+    state: fp32 tensors by parameter name. The weights come last, by rename: a folder with weights is whole.
     """
     directory.mkdir(parents=True, exist_ok=True)
     preprocess = {"mean": CLIP_MEAN, "std": CLIP_STD, "interpolation": "bicubic", "resize_mode": "squash"}
@@ -117,13 +119,14 @@ def export_open_clip(state: dict[str, Tensor], settings: ModelSettings, director
 
 
 def exported_settings(directory: Path) -> ModelSettings:
-    """The architecture of an exported folder (ours, or any plain open_clip ViT); UserError if it is none."""
+    """The architecture that a folder's open_clip configuration names; UserError if it is not a plain ViT."""
     path = directory / CONFIG_NAME
     if not path.is_file():
         raise UserError(f"no {CONFIG_NAME} in {directory}: not an exported model")
-    from pydantic import TypeAdapter, ValidationError
-
     try:
         return TypeAdapter(ModelSettings).validate_python(json.loads(path.read_text())["model_cfg"])
-    except (ValidationError, KeyError, ValueError) as error:
-        raise UserError(f"{path} is not a model this project can build: {str(error).splitlines()[0]}") from None
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise UserError(f"{path} is not a model this project can build: {problem['loc']} {problem['msg']}") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is not an open_clip configuration: {error!r}") from None

@@ -1,6 +1,6 @@
 """`sharding`: the command line of this package. It parses, calls one function per subcommand and prints the outcome.
 
-Heavy libraries are imported inside the subcommands, so that `sharding --help` answers at once.
+What it imports leaves heavy libraries to the functions that need them, so that `sharding --help` answers at once.
 """
 
 import argparse
@@ -12,13 +12,12 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from sharding.errors import UserError
+from sharding.pack import SHARD_BYTES, SHARD_SAMPLES, Packed, pack
 from sharding.sources import SOURCES
-
-if TYPE_CHECKING:
-    from sharding.pack import Packed
+from sharding.synthetic import LAYOUTS, synthesize
 
 EPILOG = """\
 examples:
@@ -41,6 +40,7 @@ example:
 
 The same layout, people and seed give the same files.
 """
+SHOWN_REASONS = 10
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -78,18 +78,23 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     summary = "Pack a raw dataset into shards with an index."
-    pack = commands.add_parser("pack", help=summary, description=summary, epilog=PACK_EPILOG)
-    pack.add_argument("--source", required=True, type=source_name, help=f"raw layout: {', '.join(SOURCES)}")
-    pack.add_argument("--input", required=True, type=Path, metavar="DIR", help="folder of the raw dataset")
-    pack.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write, new or to be resumed")
-    pack.add_argument("--shard-size", default="64M", type=byte_count, metavar="SIZE", help="most bytes a shard (64M)")
-    pack.add_argument("--shard-samples", default=10_000, type=positive, metavar="N", help="most images a shard (10000)")
-    pack.add_argument("--json", action="store_true", help="print the summary as one JSON object")
-    pack.set_defaults(run=run_pack, again="resume")
+    packer = commands.add_parser("pack", help=summary, description=summary, epilog=PACK_EPILOG)
+    packer.add_argument(
+        "--source", required=True, type=name_of("source", SOURCES), help=f"raw layout: {', '.join(SOURCES)}"
+    )
+    packer.add_argument("--input", required=True, type=Path, metavar="DIR", help="folder of the raw dataset")
+    packer.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write, new or to be resumed")
+    size, samples = f"most bytes a shard ({SHARD_BYTES >> 20}M)", f"most images a shard ({SHARD_SAMPLES})"
+    packer.add_argument("--shard-size", default=SHARD_BYTES, type=byte_count, metavar="SIZE", help=size)
+    packer.add_argument("--shard-samples", default=SHARD_SAMPLES, type=positive, metavar="N", help=samples)
+    packer.add_argument("--json", action="store_true", help="print the summary as one JSON object")
+    packer.set_defaults(run=run_pack, again="resume")
 
     summary = "Draw synthetic people and write them out in a raw layout."
     synth = commands.add_parser("synth", help=summary, description=summary, epilog=SYNTH_EPILOG)
-    synth.add_argument("--layout", required=True, help="raw layout to write")
+    synth.add_argument(
+        "--layout", required=True, type=name_of("layout", LAYOUTS), help=f"raw layout to write: {', '.join(LAYOUTS)}"
+    )
     synth.add_argument("--people", required=True, type=positive, metavar="N", help="number of identities")
     synth.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write")
     synth.add_argument("--seed", default=0, type=int, metavar="S", help="another seed, other people (0)")
@@ -99,8 +104,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run_pack(arguments: argparse.Namespace) -> None:
     """`sharding pack`."""
-    from sharding.pack import pack
-
     with progress_bar("packing", "images") as progress:
         packed = pack(
             arguments.source,
@@ -115,10 +118,6 @@ def run_pack(arguments: argparse.Namespace) -> None:
 
 def run_synth(arguments: argparse.Namespace) -> None:
     """`sharding synth`."""
-    from sharding.synthetic import LAYOUTS, synthesize
-
-    if arguments.layout not in LAYOUTS:
-        raise UserError(unknown("layout", arguments.layout, LAYOUTS))
     with progress_bar("drawing", "people") as progress:
         images = synthesize(
             arguments.layout, people=arguments.people, out=arguments.out, seed=arguments.seed, progress=progress
@@ -126,7 +125,7 @@ def run_synth(arguments: argparse.Namespace) -> None:
     print(f"{images} images of {arguments.people} people written to {arguments.out}")
 
 
-def pack_summary(packed: "Packed") -> dict[str, Any]:
+def pack_summary(packed: Packed) -> dict[str, Any]:
     """The outcome of packing as plain JSON values."""
     dataset = packed.dataset
     return {
@@ -144,7 +143,7 @@ def pack_summary(packed: "Packed") -> dict[str, Any]:
     }
 
 
-def pack_table(packed: "Packed") -> str:
+def pack_table(packed: Packed) -> str:
     """The outcome of packing for people."""
     dataset, counts = packed.dataset, packed.dataset.counts
     columns = ("images", "captions", "identities")
@@ -155,9 +154,11 @@ def pack_table(packed: "Packed") -> str:
     if "triplets" in counts:
         lines.append(f"triplets   {counts['triplets']:,}")
     lines.append(f"rejects    {counts['rejects']:,}" + ("   (rejects.parquet)" if counts["rejects"] else ""))
-    lines += [f"{number:>12,}  {reason}" for reason, number in list(packed.reject_reasons.items())[:10]]
     if counts["dropped_captions"]:
-        lines.append(f"dropped    {counts['dropped_captions']:,} unusable captions of packed images")
+        lines.append(f"dropped    {counts['dropped_captions']:,} unusable captions of packed images (rejects.parquet)")
+    lines += [f"{number:>12,}  {reason}" for reason, number in list(packed.reject_reasons.items())[:SHOWN_REASONS]]
+    if (hidden := len(packed.reject_reasons) - SHOWN_REASONS) > 0:
+        lines.append(f"{'…':>12}  and {hidden} more reasons (rejects.parquet)")
     size = sum(shard.bytes for shard in dataset.shards)
     lines.append(f"shards     {len(dataset.shards):,}, {size:,} bytes")
     lines.append(f"root hash  {dataset.root_hash}")
@@ -194,18 +195,17 @@ def progress_bar(label: str, unit: str) -> Iterator[Callable[[int, int], None] |
         yield show
 
 
-def source_name(value: str) -> str:
-    """A known source; the error names the nearest one."""
-    if value not in SOURCES:
-        raise argparse.ArgumentTypeError(unknown("source", value, SOURCES))
-    return value
+def name_of(what: str, known: Collection[str]) -> Callable[[str], str]:
+    """An argument type: one of the `known` names; the error names the nearest one."""
 
+    def check(value: str) -> str:
+        if value in known:
+            return value
+        nearest = difflib.get_close_matches(value.lower().replace("-", "_"), known, n=1, cutoff=0.4)
+        hint = f"did you mean {nearest[0]}? " if nearest else ""
+        raise argparse.ArgumentTypeError(f"there is no {what} {value!r}; {hint}known: {', '.join(known)}")
 
-def unknown(what: str, value: str, known: Collection[str]) -> str:
-    """What to say of a name that is not known, with the nearest one that is."""
-    nearest = difflib.get_close_matches(value.lower().replace("-", "_"), known, n=1, cutoff=0.4)
-    hint = f"did you mean {nearest[0]}? " if nearest else ""
-    return f"there is no {what} {value!r}; {hint}known: {', '.join(known)}"
+    return check
 
 
 def positive(value: str) -> int:

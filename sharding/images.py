@@ -88,6 +88,8 @@ def check_image(data: bytes) -> CheckedImage:
             raise BadImage(TOO_MANY_PIXELS)
         if image.mode == "CMYK":
             raise BadImage("image: CMYK, which not every decoder turns into RGB")
+        if image.mode == "F" or image.mode.startswith("I"):  # turned into RGB, such greys are clipped to white
+            raise BadImage("image: more than 8 bits per channel")
         try:
             image.draft(None, (1, 1))
             image.load()

@@ -1,7 +1,8 @@
 """Packs a raw dataset: rows → checked samples → shards with their indexes → `dataset.json`, which publishes it all.
 
 The bytes written follow from the input and the settings alone. An interrupted packing is resumed by running it again:
-finished shards are kept unread, everything else is written anew, and the root hash comes out the same.
+finished shards are kept, everything else is written anew, and the root hash comes out the same if the input is
+unchanged. Annotations are compared by hash; images that lie in a finished shard already are not read again.
 """
 
 import hashlib
@@ -11,26 +12,32 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sharding.claim import MARKER, claimed, refuse_another_job
 from sharding.errors import UserError
 from sharding.images import BadImage, check_image, read_image
 from sharding.index import (
+    SCHEMA_VERSION,
     Dataset,
     Shard,
     canonical_json,
+    content_hash,
+    fingerprint,
     index_path,
     open_dataset,
     publish,
     read_dataset_json,
+    read_rejects,
     table_bytes,
     write_durably,
 )
 from sharding.record import RawDataset, Record, Reject, Triplet
-from sharding.shard import ShardWriter, done_samples, find_done, sample_members
+from sharding.shard import ShardWriter, find_done, sample_members
 from sharding.sources import SOURCES
-from sharding.sources.annotation import fingerprint
+
+if TYPE_CHECKING:
+    import pyarrow
 
 SHARD_BYTES = 64 << 20
 SHARD_SAMPLES = 10_000
@@ -38,7 +45,7 @@ SHARD_SAMPLES = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class Packed:
-    """What `pack` did: the dataset, the rejects per reason, and the images that this call wrote in so many seconds.
+    """What `pack` did: the dataset, the rows in `rejects.parquet` per reason, the images this call wrote in `seconds`.
 
     `already_complete` is True where an earlier call had left nothing to do.
     """
@@ -62,18 +69,20 @@ def pack(
     """Pack the raw dataset `source` in `input_dir` into the folder `out`, or finish an interrupted packing there.
 
     A shard is closed before it would pass `shard_bytes` or hold more than `shard_samples`. Rows that cannot be packed
-    go to `rejects.parquet`. `progress(rows done, rows expected)` is called after every row. Raises UserError, before
+    go to `rejects.parquet`, as do images that lost captions. `progress(rows done, rows expected)` is called after every
+    row. Finishing an interrupted packing gives the same dataset if the input is unchanged: an annotation that changed
+    is refused, but an image replaced after its shard was finished stays as it was packed. Raises UserError, before
     anything is written, if the input is not such a dataset or `out` holds something else.
     """
     raw = SOURCES[source](input_dir)
     settings = {"source": source, "shard_bytes": shard_bytes, "shard_samples": shard_samples}
     annotations = {path.name: fingerprint(path) for path in raw.annotations}
-    job = {"settings": settings, "annotations": annotations}
+    job = {"schema_version": SCHEMA_VERSION, "settings": settings, "annotations": annotations}
     if (out / "dataset.json").exists():
         return _complete(out, job)
     start = time.perf_counter()
     with claimed(out, job):
-        packing = _Packing(out, settings)
+        packing = _Packing(out, settings, content_hash(job))
         packing.run(raw, progress)
         dataset = packing.publish(annotations)
     return Packed(
@@ -87,14 +96,13 @@ def pack(
 
 def _complete(out: Path, job: dict[str, Any]) -> Packed:
     """The outcome where `out` is published already, by the same job."""
-    import pyarrow.parquet as pq
-
+    dataset = open_dataset(out)
     refuse_another_job(out, read_dataset_json(out), job)
+    reasons = read_rejects(dataset)["reason"].to_pylist()
     if (out / MARKER).exists():  # killed between the last two steps
         (out / MARKER).unlink()
-    reasons = pq.read_table(out / "rejects.parquet", columns=["reason"])["reason"].to_pylist()
     return Packed(
-        dataset=open_dataset(out),
+        dataset=dataset,
         reject_reasons=_reason_counts(reasons),
         images_written=0,
         seconds=0.0,
@@ -122,44 +130,38 @@ class _Lane:
 class _Packing:
     """One pass over the rows. Shards close in the order they fill, one open shard per split."""
 
-    def __init__(self, out: Path, settings: dict[str, Any]) -> None:
+    def __init__(self, out: Path, settings: dict[str, Any], job_hash: str) -> None:
         self.out = out
         self.settings = settings
-        self.settings_hash = hashlib.sha256(canonical_json(settings)).hexdigest()
+        self.job_hash = job_hash
         self.lanes: dict[str, _Lane] = {}
-        self.done = find_done(out, self.settings_hash)
+        self.done = find_done(out, job_hash)
         self.heads: dict[str, deque[tuple[int, str, str]]] = {}
         self.shards: list[Shard] = []
         self.numbers = array("q")  # per record, in the order of the source: its sample number, or −1 if refused
         self.accepted = 0
         self.written = 0
-        self.dropped_captions = 0
         self.rejects: list[Reject] = []
         self.triplets: list[Triplet] = []
 
     def run(self, raw: RawDataset, progress: Callable[[int, int], None] | None) -> None:
-        """Write every shard. On any failure, Ctrl-C included, the unfinished shards are removed."""
-        try:
-            done = 0
-            for row in raw.rows:
-                if isinstance(row, Triplet):
-                    self._take_triplet(row)
-                    continue
-                if isinstance(row, Record):
-                    self._take_record(row)
-                else:
-                    self.rejects.append(row)
-                done += 1
-                if progress:
-                    progress(done, raw.expected)
-            for lane in self.lanes.values():
-                self._close(lane)
-            if self.done or any(lane.kept for lane in self.lanes.values()):
-                raise self._changed()
-        finally:
-            for lane in self.lanes.values():
-                if lane.writer:
-                    lane.writer.discard()
+        """Write every shard."""
+        done = 0
+        for row in raw.rows:
+            if isinstance(row, Triplet):
+                self._take_triplet(row)
+                continue
+            if isinstance(row, Record):
+                self._take_record(row)
+            else:
+                self.rejects.append(row)
+            done += 1
+            if progress:
+                progress(done, raw.expected)
+        for lane in self.lanes.values():
+            self._close(lane)
+        if self.done or any(lane.kept for lane in self.lanes.values()):
+            raise self._changed()
         if not self.accepted:
             commonest = next(iter(_reason_counts([reject.reason for reject in self.rejects])), "there are no rows")
             raise UserError(f"no image could be packed ({len(self.rejects)} rows rejected; mostly {commonest})")
@@ -175,7 +177,10 @@ class _Packing:
                 return
         self.numbers.append(self.accepted)
         self.accepted += 1
-        self.dropped_captions += record.dropped_captions
+        if dropped := record.dropped_captions:
+            reason = f"captions: {dropped} of {dropped + len(record.captions)} unusable (image kept)"
+            kept = Reject(row=record.row, file_path=record.file_path, reason=reason, dropped_captions=dropped)
+            self.rejects.append(kept)
 
     def _is_kept(self, lane: _Lane, record: Record) -> bool:
         """Whether a shard kept from an earlier call holds the record; if so, its turn is taken."""
@@ -185,7 +190,7 @@ class _Packing:
             if name not in self.done or self._head(name)[0][:2] != (record.row, record.file_path):
                 return False
             self._close(lane)
-            self.shards.append(self.done.pop(name))
+            self.shards.append(self.done.pop(name)[0])
             lane.kept = self.heads.pop(name)
         row, file_path, key = lane.kept[0]
         if (row, file_path) != (record.row, record.file_path):
@@ -198,7 +203,8 @@ class _Packing:
 
     def _head(self, name: str) -> deque[tuple[int, str, str]]:
         if name not in self.heads:
-            self.heads[name] = deque(done_samples(self.out, self.done[name]))
+            columns = self.done[name][1].to_pydict()
+            self.heads[name] = deque(zip(columns["row"], columns["file_path"], columns["key"], strict=True))
         return self.heads[name]
 
     def _write(self, lane: _Lane, record: Record) -> None:
@@ -217,7 +223,7 @@ class _Packing:
 
     def _close(self, lane: _Lane) -> None:
         if lane.writer:
-            self.shards.append(lane.writer.publish(self.settings_hash))
+            self.shards.append(lane.writer.publish(self.job_hash))
             lane.writer = None
             lane.number += 1
 
@@ -242,11 +248,15 @@ class _Packing:
         """Write the tables and `dataset.json`, which must come last."""
         shards = sorted(self.shards, key=lambda shard: shard.name)
         counts = count_samples(self.out, shards)
-        counts |= {"dropped_captions": self.dropped_captions, "rejects": len(self.rejects)}
-        tables = {"rejects.parquet": self._rejects_table()}
+        counts["dropped_captions"] = sum(reject.dropped_captions for reject in self.rejects)
+        counts["rejects"] = sum(not reject.dropped_captions for reject in self.rejects)
+        tables = {"rejects.parquet": table_bytes(self._rejects_table())}
+        triplets_hash = None
         if self.triplets:
-            tables["triplets.parquet"] = self._triplets_table()
-            counts["triplets"] = len(self.triplets)
+            table = self._triplets_table()
+            tables["triplets.parquet"] = table_bytes(table)
+            counts["triplets"] = table.num_rows
+            triplets_hash = rows_hash(table)
         for name, data in tables.items():
             write_durably(self.out / name, data)
         return publish(
@@ -257,17 +267,18 @@ class _Packing:
             counts=counts,
             shards=shards,
             tables={name: hashlib.sha256(data).hexdigest() for name, data in tables.items()},
+            triplets_hash=triplets_hash,
         )
 
-    def _rejects_table(self) -> bytes:
+    def _rejects_table(self) -> "pyarrow.Table":
         import pyarrow as pa
 
         rejects = sorted(self.rejects, key=lambda reject: reject.row)
         columns = {name: [getattr(reject, name) for reject in rejects] for name in ("row", "file_path", "reason")}
         types = {"row": pa.int64(), "file_path": pa.string(), "reason": pa.string()}
-        return table_bytes(pa.table(columns, schema=pa.schema(types)))
+        return pa.table(columns, schema=pa.schema(types))
 
-    def _triplets_table(self) -> bytes:
+    def _triplets_table(self) -> "pyarrow.Table":
         import pyarrow as pa
 
         columns = {
@@ -277,7 +288,15 @@ class _Packing:
             "cpr_id": [triplet.cpr_id for triplet in self.triplets],
         }
         types = {name: pa.int64() if name == "cpr_id" else pa.string() for name in columns}
-        return table_bytes(pa.table(columns, schema=pa.schema(types)))
+        return pa.table(columns, schema=pa.schema(types))
+
+
+def rows_hash(table: "pyarrow.Table") -> str:
+    """sha256 over the rows as canonical JSON, a line each: whatever way Parquet encodes them."""
+    digest = hashlib.sha256()
+    for batch in table.to_batches(max_chunksize=10_000):
+        digest.update(b"".join(canonical_json(row) + b"\n" for row in batch.to_pylist()))
+    return digest.hexdigest()
 
 
 def count_samples(directory: Path, shards: list[Shard]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Random access to the samples of a packed dataset: the index says where the bytes lie, the tar is mapped."""
 
+import hashlib
 import json
 import mmap
 from dataclasses import dataclass
@@ -11,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharding.errors import UserError
-from sharding.index import Dataset, Shard, read_index, shards_of, tar_path
+from sharding.index import Dataset, Shard, pack_again, read_index, shards_of, tar_path
 
-COLUMNS = ["key", "image_offset", "image_size", "json_offset", "json_size", "identity"]
+COLUMNS = ["key", "identity"]
+COLUMNS += [f"{member}_{what}" for member in ("image", "json") for what in ("offset", "size", "sha256")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +31,7 @@ class Sample:
 class SplitReader:
     """The samples of one split, by (shard, row).
 
-    Reads the split's indexes at once (about 100 bytes a sample) and maps each tar when it is first touched. Safe to
+    Reads the split's indexes at once (about 350 bytes a sample) and maps each tar when it is first touched. Safe to
     share between threads. Raises UserError if the dataset has no such split.
     """
 
@@ -58,21 +60,27 @@ class SplitReader:
         return shard, index - int(starts[shard])
 
     def sample(self, shard: int, row: int) -> Sample:
+        """The sample at a place; UserError if its bytes are not those that were packed."""
         columns = self._columns[shard]
-        metadata = json.loads(self._read(shard, columns["json_offset"][row], columns["json_size"][row]))
+        metadata = json.loads(self._read(shard, row, "json"))
         return Sample(
             key=str(columns["key"][row]),
-            image=self._read(shard, columns["image_offset"][row], columns["image_size"][row]),
+            image=self._read(shard, row, "image"),
             captions=tuple(metadata["captions"]),
             identity=str(columns["identity"][row]),
         )
 
-    def _read(self, shard: int, offset: int, size: int) -> bytes:
+    def _read(self, shard: int, row: int, member: str) -> bytes:
+        columns = self._columns[shard]
+        path = tar_path(self.dataset.directory, self.shards[shard].name)
         if shard not in self._maps:
-            self._maps[shard] = _map(
-                tar_path(self.dataset.directory, self.shards[shard].name), self.shards[shard].bytes
-            )
-        return self._maps[shard][offset : offset + size]
+            self._maps[shard] = _map(path, self.shards[shard].bytes)
+        offset, size = columns[f"{member}_offset"][row], columns[f"{member}_size"][row]
+        data = self._maps[shard][offset : offset + size]
+        if hashlib.sha256(data).digest() != columns[f"{member}_sha256"][row]:
+            again = pack_again(self.dataset.directory)
+            raise UserError(f"shard {path} is damaged at sample {columns['key'][row]} ({member}); {again}")
+        return data
 
 
 def _columns(dataset: Dataset, shard: Shard) -> dict[str, NDArray[Any]]:
@@ -87,5 +95,5 @@ def _map(path: Path, size: int) -> mmap.mmap:
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read shard {path}: {error}") from None
     if len(mapped) != size:
-        raise UserError(f"shard {path} has {len(mapped)} bytes, its index says {size}: pack the dataset again")
+        raise UserError(f"shard {path} has {len(mapped)} bytes, its index says {size}; {pack_again(path.parent)}")
     return mapped

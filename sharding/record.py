@@ -30,11 +30,15 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class Reject:
-    """A row that cannot be packed, and why. The reason names the field and what was found, never a file or a value."""
+    """A row that cannot be packed, and why. The reason names the field and what was found, never a file or a value.
+
+    Where `dropped_captions` is not 0, the image was packed all the same, without that many of its captions.
+    """
 
     row: int
     file_path: str
     reason: str
+    dropped_captions: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,17 +4,18 @@ A shard is done when its index exists and the tar matches the size and sha256 no
 """
 
 import hashlib
+import io
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sharding.errors import UserError
 from sharding.images import CheckedImage
 from sharding.index import (
     SHARD_NAME,
     Shard,
     canonical_json,
+    fingerprint,
     index_path,
     rename_durably,
     sample_schema,
@@ -24,8 +25,10 @@ from sharding.index import (
     write_durably,
 )
 from sharding.record import Record
-from sharding.sources.annotation import fingerprint
 from sharding.tar import END, TarWriter, sample_bytes
+
+if TYPE_CHECKING:
+    import pyarrow
 
 
 def sample_members(record: Record, image: CheckedImage) -> tuple[bytes, bytes, bytes]:
@@ -44,7 +47,7 @@ def sample_members(record: Record, image: CheckedImage) -> tuple[bytes, bytes, b
 
 
 class ShardWriter:
-    """Collects the samples of one shard; ends with `publish` or, leaving nothing behind, `discard`."""
+    """Collects the samples of one shard until `publish`; whoever claimed the folder removes what was not published."""
 
     def __init__(self, directory: Path, name: str, split: str) -> None:
         self.name = name
@@ -80,8 +83,8 @@ class ShardWriter:
         for field in ("identity", "source", "split", "score", "row", "file_path"):
             columns[field].append(getattr(record, field))
 
-    def publish(self, settings_hash: str) -> Shard:
-        """Give the tar its name, then the index; only the second makes the shard count as done."""
+    def publish(self, job_hash: str) -> Shard:
+        """Give the tar its name, then the index, which notes the job; only the second makes the shard count as done."""
         import pyarrow as pa
 
         sha256 = self._tar.finish()
@@ -95,56 +98,58 @@ class ShardWriter:
             sha256=sha256,
             index_sha256="",
         )
-        noted = canonical_json({"settings_hash": settings_hash, **asdict(shard)})
+        noted = canonical_json({"job_hash": job_hash, **asdict(shard)})
         table = pa.table(self._columns, schema=sample_schema()).replace_schema_metadata({"shard": noted})
         index = table_bytes(table)
         rename_durably(self._temporary, tar_path(self._directory, self.name))
         write_durably(index_path(self._directory, self.name), index)
-        return Shard(**{**asdict(shard), "index_sha256": hashlib.sha256(index).hexdigest()})
-
-    def discard(self) -> None:
-        """Remove the temporary tar."""
-        self._file.close()
-        self._temporary.unlink(missing_ok=True)
+        return replace(shard, index_sha256=hashlib.sha256(index).hexdigest())
 
 
-def find_done(directory: Path, settings_hash: str) -> dict[str, Shard]:
-    """The shards in `directory`, by name, that earlier packing with the same settings finished and that are intact."""
+def noted_job(path: Path) -> str | None:
+    """The hash of the job that a shard's index was written for; None if the file is no such index."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return str(json.loads((pq.read_schema(path).metadata or {})[b"shard"])["job_hash"])
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
+        return None
+
+
+def find_done(directory: Path, job_hash: str) -> dict[str, tuple[Shard, "pyarrow.Table"]]:
+    """The shards in `directory` that the same job finished earlier and that are intact, by name.
+
+    With each comes the table of its samples' row, file_path and key.
+    """
     done = {}
     for path in sorted(directory.glob("*.parquet")):
-        if not SHARD_NAME.fullmatch(path.stem):
-            continue
-        shard = _intact(directory, path, settings_hash)
-        if shard:
-            done[shard.name] = shard
+        if SHARD_NAME.fullmatch(path.stem) and noted_job(path) == job_hash:
+            found = _intact(directory, path)
+            if found:
+                done[path.stem] = found
     return done
 
 
-def _intact(directory: Path, path: Path, settings_hash: str) -> Shard | None:
+def _intact(directory: Path, path: Path) -> tuple[Shard, "pyarrow.Table"] | None:
+    """The shard and its samples, unless a bit of the index or the tar differs from what was written.
+
+    Page checksums find damage to the columns, writing the table again finds damage to everything around them.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        noted = json.loads((pq.read_schema(path).metadata or {})[b"shard"])
-        same_settings = noted.pop("settings_hash") == settings_hash
-        shard = Shard(**{**noted, "index_sha256": fingerprint(path)})
-    except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError):
+        data = path.read_bytes()
+        table = pq.read_table(io.BytesIO(data), page_checksum_verification=True)
+        if table_bytes(table) != data:
+            return None
+        noted = json.loads((table.schema.metadata or {})[b"shard"])
+        del noted["job_hash"]
+        shard = replace(Shard(**noted), index_sha256=hashlib.sha256(data).hexdigest())
+        tar = tar_path(directory, path.stem)
+        if shard.name != path.stem or shard.samples != table.num_rows or fingerprint(tar) != shard.sha256:
+            return None
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
         return None
-    tar = tar_path(directory, path.stem)
-    if not same_settings or shard.name != path.stem or not tar.is_file() or tar.stat().st_size != shard.bytes:
-        return None
-    return shard if fingerprint(tar) == shard.sha256 else None
-
-
-def done_samples(directory: Path, shard: Shard) -> list[tuple[int, str, str]]:
-    """Row, file_path and key of every sample of a shard that `find_done` found."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path = index_path(directory, shard.name)
-    try:
-        table = pq.read_table(path, columns=["row", "file_path", "key"])
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path} is damaged ({error}); remove it and pack again") from None
-    columns = table.to_pydict()
-    return list(zip(columns["row"], columns["file_path"], columns["key"], strict=True))
+    return shard, table.select(["row", "file_path", "key"])

@@ -3,7 +3,6 @@
 A field that is missing or of the wrong type raises BadField; `each_row` turns that into a Reject with the row number.
 """
 
-import hashlib
 import json
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +14,7 @@ from sharding.record import Record, Reject
 
 SPLITS = ("train", "val", "test")
 LARGEST_INTEGER = 2**63 - 1
+INVISIBLE = {"Cc", "Cf", "Zl", "Zp", "Zs"}  # Unicode categories: controls, formats such as U+200B, separators
 _ABSENT = object()
 
 
@@ -24,19 +24,26 @@ class BadField(Exception):
 
 def find_annotation(input_dir: Path, *names: str) -> Path:
     """The first of `names` that is a file in `input_dir`; UserError naming what was looked for."""
-    if not input_dir.is_dir():
-        raise UserError(f"{input_dir} is not a directory; --input names the folder of the raw dataset")
+    require_directory(input_dir)
     for name in names:
         if (input_dir / name).is_file():
             return input_dir / name
     raise UserError(f"{input_dir} holds no {' or '.join(names)}")
 
 
+def require_directory(input_dir: Path) -> None:
+    """UserError unless the folder of the raw dataset is one."""
+    if not input_dir.is_dir():
+        raise UserError(f"{input_dir} is not a directory; --input names the folder of the raw dataset")
+
+
 def load_rows(path: Path) -> list[Any]:
-    """The list in a JSON annotation file; UserError if it is not valid JSON or not a list."""
+    """The list in a JSON annotation file; UserError if it cannot be read, is not valid JSON or not a list."""
     try:
         rows = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(rows, list):
         raise UserError(f"{path} holds a JSON {kind(rows)}; a list of rows was expected")
@@ -62,15 +69,22 @@ def kind(value: Any) -> str:
 
 def text(row: dict[str, Any], field: str) -> str:
     """A non-empty string that UTF-8 can hold."""
+    value = _string(row, field)
+    if not value.strip():
+        raise BadField(f"{field}: empty")
+    if not is_utf8(value):
+        raise BadField(f"{field}: not valid Unicode text")
+    if "\0" in value:
+        raise BadField(f"{field}: holds a control character")
+    return value
+
+
+def _string(row: dict[str, Any], field: str) -> str:
     value = row.get(field, _ABSENT)
     if value is _ABSENT:
         raise BadField(f"{field}: missing")
     if not isinstance(value, str):
         raise BadField(f"{field}: a string was expected, found {kind(value)}")
-    if not value.strip():
-        raise BadField(f"{field}: empty")
-    if not is_utf8(value) or "\0" in value:
-        raise BadField(f"{field}: not valid Unicode text")
     return value
 
 
@@ -102,7 +116,7 @@ def split_of(row: dict[str, Any]) -> str:
     """The row's split, one of train, val, test: a misspelt split would be packed where no run ever reads it."""
     value = text(row, "split")
     if value not in SPLITS:
-        raise BadField(f"split: one of {', '.join(SPLITS)} was expected, found {value[:20]!r}")
+        raise BadField(f"split: none of {', '.join(SPLITS)}")
     return value
 
 
@@ -119,15 +133,30 @@ def captions_of(row: dict[str, Any], field: str = "captions") -> tuple[tuple[str
             raise BadField(f"{field}: strings were expected, found {kind(item)}")
     kept = tuple(caption for caption in map(clean_caption, listed) if caption)
     if not kept:
-        raise BadField(f"{field}: empty" if not any(map(str.strip, listed)) else f"{field}: not valid Unicode text")
+        raise BadField(f"{field}: empty" if all(map(is_utf8, listed)) else f"{field}: not valid Unicode text")
     return kept, len(listed) - len(kept)
 
 
+def one_caption(row: dict[str, Any], field: str) -> str:
+    """The caption, cleaned, of a field that must hold a plain string."""
+    _string(row, field)
+    (caption,), _ = captions_of(row, field)
+    return caption
+
+
 def clean_caption(caption: str) -> str:
-    """The caption in Unicode NFC with runs of white space made one space; '' if UTF-8 cannot hold it."""
+    """The caption in Unicode NFC with white space made single; '' if nothing is visible or UTF-8 cannot hold it."""
     if not is_utf8(caption):
         return ""
-    return " ".join(unicodedata.normalize("NFC", caption.replace("\0", " ")).split())
+    cleaned = " ".join(unicodedata.normalize("NFC", caption.replace("\0", " ")).split())
+    return "" if all(unicodedata.category(character) in INVISIBLE for character in cleaned) else cleaned
+
+
+def refuse_repeated(value: str, field: str, seen: set[str]) -> None:
+    """BadField if an earlier row gave the value too; otherwise it is added to `seen`."""
+    if value in seen:
+        raise BadField(f"{field}: already given by an earlier row")
+    seen.add(value)
 
 
 def is_utf8(value: str) -> bool:
@@ -147,9 +176,3 @@ def printable_path(row: Any, field: str = "file_path") -> str:
     """The path a refused row gives, made fit for the table of rejects; '' where it gives none."""
     value = row.get(field) if isinstance(row, dict) else None
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else ""
-
-
-def fingerprint(path: Path) -> str:
-    """The sha256 of a file, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

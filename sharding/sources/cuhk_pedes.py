@@ -15,6 +15,7 @@ from sharding.sources.annotation import (
     image_path,
     integer,
     load_rows,
+    refuse_repeated,
     split_of,
 )
 
@@ -25,11 +26,12 @@ def open_cuhk_pedes(input_dir: Path) -> RawDataset:
     has_splits = annotation.name == "reid_raw.json"
     images = input_dir / "imgs"
     rows = load_rows(annotation)
+    seen: set[str] = set()
 
     def parse(number: int, row: dict[str, Any]) -> Record:
         file_path = image_path(row)
         captions, dropped = captions_of(row)
-        return Record(
+        record = Record(
             row=number,
             image=images / file_path,
             captions=captions,
@@ -39,5 +41,7 @@ def open_cuhk_pedes(input_dir: Path) -> RawDataset:
             split=split_of(row) if has_splits else "all",
             file_path=file_path,
         )
+        refuse_repeated(file_path, "file_path", seen)
+        return record
 
     return RawDataset(annotations=(annotation,), expected=len(rows), rows=each_row(rows, parse))

@@ -15,12 +15,13 @@ from sharding.sources.annotation import (
     BadField,
     captions_of,
     each_row,
-    find_annotation,
     image_path,
     integer,
     kind,
     load_rows,
     printable_path,
+    refuse_repeated,
+    require_directory,
     split_of,
     text,
 )
@@ -34,10 +35,10 @@ CAPTION_COLUMNS = ("captions", "caption")
 
 def open_luperson_t(input_dir: Path) -> RawDataset:
     """The Arrow files in `input_dir`, or, where there are none, its only JSON file with images below `imgs/`."""
-    if input_dir.is_dir() and not any((input_dir / name).is_file() for name in ARROW_FILES):
-        return _open_json(input_dir)
-    find_annotation(input_dir, *ARROW_FILES)
+    require_directory(input_dir)
     annotations = tuple(input_dir / name for name in ARROW_FILES if (input_dir / name).is_file())
+    if not annotations:
+        return _open_json(input_dir)
     tables = [_open_arrow(path) for path in annotations]
     rows = _arrow_rows(zip(annotations, tables, strict=True))
     return RawDataset(annotations=annotations, expected=sum(table.num_rows for table in tables), rows=rows)
@@ -54,8 +55,9 @@ def _open_json(input_dir: Path) -> RawDataset:
 
     def parse(number: int, row: dict[str, Any]) -> Record:
         file_path = image_path(row)
-        split = split_of(row) if "split" in row else "train"
-        return _record(number, file_path, row, images / file_path, split, seen)
+        record = _record(number, file_path, row, images / file_path)
+        refuse_repeated(file_path, "file_path", seen)
+        return record
 
     return RawDataset(annotations=(found[0],), expected=len(rows), rows=each_row(rows, parse))
 
@@ -66,8 +68,13 @@ def _open_arrow(path: Path) -> "pyarrow.Table":
 
     try:
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-    except (pa.ArrowInvalid, OSError) as error:
+    except PermissionError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path} is not an Arrow IPC file: {error}") from None
+    repeated = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
+    if repeated:
+        raise UserError(f"{path} has more than one column {', '.join(repeated)}")
     missing = [name for name in ("image", "image_id", "split") if name not in table.column_names]
     if not any(name in table.column_names for name in CAPTION_COLUMNS):
         missing.append("caption")
@@ -113,17 +120,15 @@ def _parse_arrow_row(number: int, row: dict[str, Any] | None, seen: set[str]) ->
     image = row["image"]
     if not isinstance(image, bytes):
         raise BadField(f"image: bytes were expected, found {kind(image)}")
-    split = "train" if row["split"] == "restval" else split_of(row)
     image_id = row["image_id"]
     image_id = str(integer(row, "image_id")) if isinstance(image_id, int) else text(row, "image_id")
-    return _record(number, image_id, row, image, split, seen)
+    record = _record(number, image_id, row, image)
+    refuse_repeated(image_id, "image_id", seen)
+    return record
 
 
-def _record(number: int, image_id: str, row: dict[str, Any], image: Path | bytes, split: str, seen: set[str]) -> Record:
+def _record(number: int, image_id: str, row: dict[str, Any], image: Path | bytes) -> Record:
     captions, dropped = captions_of(row)
-    if image_id in seen:
-        raise BadField("image_id: already given to an earlier row")
-    seen.add(image_id)
     return Record(
         row=number,
         image=image,
@@ -131,6 +136,11 @@ def _record(number: int, image_id: str, row: dict[str, Any], image: Path | bytes
         dropped_captions=dropped,
         identity=f"luperson_t:{image_id}",
         source="luperson_t",
-        split=split,
+        split=_split(row),
         file_path=image_id,
     )
+
+
+def _split(row: dict[str, Any]) -> str:
+    """`restval` is training data; a JSON row may leave the split out, which an Arrow row cannot."""
+    return "train" if row.get("split", "restval") == "restval" else split_of(row)

@@ -4,6 +4,7 @@
 `<source>:<ID>`: a person keeps it when both versions of the dataset are mixed.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +17,18 @@ from sharding.sources.annotation import (
     image_path,
     load_rows,
     optional_score,
+    refuse_repeated,
     split_of,
     text,
 )
 
 
-def open_41k(input_dir: Path) -> RawDataset:
-    """`PRETRAIN_41K.json` with the images below `imgs/`."""
-    return _open(input_dir, "PRETRAIN_41K.json")
-
-
-def open_110k(input_dir: Path) -> RawDataset:
-    """`PRETRAIN_110K.json` with the images below `imgs/`."""
-    return _open(input_dir, "PRETRAIN_110K.json")
-
-
-def _open(input_dir: Path, name: str) -> RawDataset:
+def open_pretrain(name: str, input_dir: Path) -> RawDataset:
+    """The dataset whose annotation is called `name`, with the images below `imgs/`."""
     annotation = find_annotation(input_dir, name)
     images = input_dir / "imgs"
     rows = load_rows(annotation)
+    seen: set[str] = set()
 
     def parse(number: int, row: dict[str, Any]) -> Record:
         file_path = image_path(row)
@@ -42,7 +36,7 @@ def _open(input_dir: Path, name: str) -> RawDataset:
         source = text(row, "source")
         if ":" in source:
             raise BadField("source: a colon would make its identities ambiguous")
-        return Record(
+        record = Record(
             row=number,
             image=images / file_path,
             captions=captions,
@@ -53,5 +47,11 @@ def _open(input_dir: Path, name: str) -> RawDataset:
             score=optional_score(row),
             file_path=file_path,
         )
+        refuse_repeated(file_path, "file_path", seen)
+        return record
 
     return RawDataset(annotations=(annotation,), expected=len(rows), rows=each_row(rows, parse))
+
+
+open_41k = partial(open_pretrain, "PRETRAIN_41K.json")
+open_110k = partial(open_pretrain, "PRETRAIN_110K.json")

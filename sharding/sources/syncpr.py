@@ -14,12 +14,12 @@ from typing import Any
 from sharding.record import RawDataset, Record, Reject, Triplet
 from sharding.sources.annotation import (
     BadField,
-    captions_of,
     find_annotation,
     image_path,
     integer,
     kind,
     load_rows,
+    one_caption,
     printable_path,
 )
 
@@ -55,16 +55,15 @@ def _collect(collected: _Collected, number: int, row: Any) -> None:
     if not isinstance(row, dict):
         raise BadField(f"row: an object was expected, found {kind(row)}")
     reference, target = (image_path(row, f"{side}_image_path") for side in SIDES)
-    captions = [captions_of(row, f"{side}_caption")[0] for side in SIDES]
-    (edit_caption, *_), _ = captions_of(row, "edit_caption")
+    captions = [one_caption(row, f"{side}_caption") for side in SIDES]
+    edit_caption = one_caption(row, "edit_caption")
     cpr_id = integer(row, "cpr_id")
-    for side, path, listed in zip(SIDES, (reference, target), captions, strict=True):
+    for side, path, caption in zip(SIDES, (reference, target), captions, strict=True):
         collected.first_row.setdefault(path, number)
         known = collected.captions.setdefault(path, [])
-        for caption in listed:
-            if caption not in known:
-                known.append(caption)
-            collected.place[caption] = min(collected.place.get(caption, (cpr_id, side)), (cpr_id, side))
+        if caption not in known:
+            known.append(caption)
+        collected.place[caption] = min(collected.place.get(caption, (cpr_id, side)), (cpr_id, side))
     collected.pairs.append((number, reference, target, edit_caption, cpr_id))
 
 

@@ -5,7 +5,6 @@ package is cheap; numpy, Pillow and pyarrow are loaded by the first call that ne
 """
 
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,9 +23,9 @@ def synthesize(
     """Write `people` identities in the raw layout `layout` below `out`; returns the number of images.
 
     The same arguments give the same bytes. For SynCPR two people make one textual quadruple. `progress` is called with
-    (done, total) after every identity or quadruple. Everything is written to a temporary folder beside `out` that is
-    renamed at the end, so an interrupted run leaves nothing. Raises UserError for an unknown layout, fewer than one
-    person, or an `out` that exists and is not an empty folder.
+    (done, total) after every identity or quadruple. Everything is written to the folder `.{out.name}.partial` beside
+    `out`, which is renamed at the end; what a killed run leaves there goes with the next one. Raises UserError for an
+    unknown layout, fewer than one person, or an `out` that exists and is not an empty folder.
     """
     if layout not in LAYOUTS:
         raise UserError(f"unknown layout {layout!r}: choose one of {', '.join(LAYOUTS)}")
@@ -37,13 +36,12 @@ def synthesize(
     from sharding.synthetic.layouts import WRITERS, Write
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    partial = out.parent / f".{out.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
     try:
-        write = Write(
-            layout=layout, seed=seed, people=people, root=partial, progress=progress or (lambda done, total: None)
-        )
+        write = Write(layout=layout, seed=seed, people=people, root=partial, progress=progress or (lambda *_: None))
         images = WRITERS[layout](write)
-        partial.chmod(0o755)  # mkdtemp makes folders private
         if out.exists():
             out.rmdir()
         partial.rename(out)

@@ -14,9 +14,8 @@ from PIL import Image, ImageFilter
 from sharding.synthetic.dice import Dice
 from sharding.synthetic.draw import draw_person
 from sharding.synthetic.figure import SUPERSAMPLE, Frame, Pose, Sheet
-from sharding.synthetic.occluders import occlude
 from sharding.synthetic.people import Person
-from sharding.synthetic.scenes import paint_scene
+from sharding.synthetic.scenes import occlude, paint_scene
 
 Range = tuple[float, float]
 
@@ -86,12 +85,12 @@ class Photo:
     jpeg_quality: int
 
     def encode(self, kind: str) -> bytes:
-        """The file's bytes as `jpg` or `png`."""
+        """The file's bytes as `jpg`, `png` or `bmp`."""
         buffer = io.BytesIO()
-        if kind == "png":
-            self.image.save(buffer, "PNG", compress_level=3)
-        else:
+        if kind == "jpg":
             self.image.save(buffer, "JPEG", quality=self.jpeg_quality)
+        else:
+            self.image.save(buffer, kind, compress_level=3)
         return buffer.getvalue()
 
 

@@ -1,8 +1,8 @@
 """Captions written from attributes, with the noise of each source.
 
 An annotator first observes a person (`observe`: some attributes wrong, vague or missed at set rates), then writes in
-the style of the source: `human_caption` ~23 words, `template_caption` ~20, `composed_caption` ~13. The long style is
-in long_captions.py.
+the style of the source: `human_caption` ~23 words, `template_caption` ~20, `composed_caption` ~13. The long style is in
+long_captions.py.
 """
 
 from dataclasses import dataclass, replace

@@ -35,8 +35,8 @@ def draw_person(person: Person, pose: Pose, frame: Frame, shade: Dice) -> Sheet:
     behind = profile or (pose.view == "back" and pose.raised)
     first, last = (1, (0,)) if behind and not profile else (0, (1,) if profile else (0, 1))
     if behind:
-        draw_hand_luggage(sheet, person, pose, joints, paints, first)
-        draw_arm(sheet, person, joints, paints, tone(paints.upper, SHADED), first)
+        draw_hand_luggage(sheet, person, joints, paints, first)
+        draw_arm(sheet, person, joints, paints, tone(paints.upper, SHADED) if profile else material, first)
     draw_hair_behind(sheet, person, pose, joints, paints)
     for index in (0, 1):
         draw_leg(sheet, person, pose, joints, paints, index)
@@ -44,8 +44,12 @@ def draw_person(person: Person, pose: Pose, frame: Frame, shade: Dice) -> Sheet:
     draw_torso(sheet, person, pose, joints, paints, material)
     draw_bag_before(sheet, person, pose, joints, paints)
     for index in last:
-        draw_hand_luggage(sheet, person, pose, joints, paints, index)
+        held = pose.raised and index == 1  # before the palm, which would hide it
+        if not held:
+            draw_hand_luggage(sheet, person, joints, paints, index)
         draw_arm(sheet, person, joints, paints, material, index)
+        if held:
+            draw_hand_luggage(sheet, person, joints, paints, index)
     draw_scarf(sheet, person, pose, joints, paints)
     draw_head(sheet, person, pose, joints, paints)
     return sheet
@@ -72,7 +76,7 @@ def draw_leg(sheet: Sheet, person: Person, pose: Pose, joints: Skeleton, paints:
         hem = (hip[0] + (knee[0] - hip[0]) * reach, hip[1] + (knee[1] - hip[1]) * reach)
         sheet.limb(hip, hem, (top * wide, middle * wide), paint, relief + 6)
         return
-    reach = 0.62 if lower.length == "cropped" else 0.97
+    reach = 0.62 if lower.length == "cropped" else 0.80 if lower.kind == "wide-leg trousers" else 0.97
     hem = (knee[0] + (ankle[0] - knee[0]) * reach, knee[1] + (ankle[1] - knee[1]) * reach)
     sheet.limb(hip, knee, (top * wide, middle * wide), paint, relief + 4)
     sheet.limb(knee, hem, (middle * wide, end), paint, relief + 4)
@@ -90,15 +94,18 @@ def draw_shoe(sheet: Sheet, person: Person, pose: Pose, ankle: Point, paint: Col
     kind = person.shoes.kind
     sole = (232, 232, 228) if kind == "trainers" and sum(paint) < 600 else tone(paint, 0.55)
     upper = mix(skin, paint, 0.15) if kind == "sandals" else paint
-    draw = draw_shoe_aside if pose.view == "side" else draw_shoe_ahead
-    straps = draw(sheet, kind, ankle, (upper, sole, paint), relief, front=pose.view == "front")
+    paints = (upper, sole, paint)
+    if pose.view == "side":
+        straps = draw_shoe_aside(sheet, kind, ankle, paints, relief)
+    else:
+        straps = draw_shoe_ahead(sheet, kind, ankle, paints, relief, front=pose.view == "front")
     if kind == "sandals":
         for strap in straps:
             sheet.line(strap, 0.016, paint)
 
 
 def draw_shoe_aside(
-    sheet: Sheet, kind: str, ankle: Point, paints: tuple[Colour, Colour, Colour], relief: int, *, front: bool
+    sheet: Sheet, kind: str, ankle: Point, paints: tuple[Colour, Colour, Colour], relief: int
 ) -> tuple[list[Point], list[Point]]:
     """A shoe in profile; returns where a sandal's straps would be."""
     (x, y), (upper, sole, paint) = ankle, paints
@@ -108,8 +115,8 @@ def draw_shoe_aside(
     if kind == "heels":
         spike = [(heel, y + 0.03), (heel + 0.014, y + 0.03), (heel + 0.008, y + 0.056), (heel, y + 0.056)]
         sheet.shape(spike, paint, relief)
-    else:
-        sheet.line([(heel, y + 0.043), (toe, y + 0.043)], 0.012, sole)
+    elif kind != "flat shoes":
+        sheet.line([(heel, y + 0.043), (toe, y + 0.043)], 0.020 if kind == "boots" else 0.012, sole)
     return [(x - 0.03, y - 0.004), (x + 0.022, y + 0.002)], [(x + 0.028, y + 0.02), (x + 0.06, y + 0.034)]
 
 
@@ -123,7 +130,8 @@ def draw_shoe_ahead(
     outline = [(x - 0.020, y - 0.016), (x + 0.020, y - 0.016), (tip + half, y + drop - 0.012), (tip, y + drop)]
     sheet.shape(smooth([*outline, (tip - half, y + drop - 0.012)]), upper, relief + 8)
     if kind not in ("heels", "sandals"):
-        sheet.line([(tip - half * 0.8, y + drop - 0.006), (tip + half * 0.8, y + drop - 0.006)], 0.010, sole)
+        width = 0.018 if kind == "boots" else 0.010
+        sheet.line([(tip - half * 0.8, y + drop - 0.006), (tip + half * 0.8, y + drop - 0.006)], width, sole)
     if kind == "trainers" and front:
         sheet.line([(x, y + 0.004), (tip, y + 0.030)], 0.010, mix(paint, (255, 255, 255), 0.55))
     return [(x - 0.022, y + 0.004), (x + 0.022, y + 0.004)], [(tip - 0.026, y + 0.026), (tip + 0.026, y + 0.026)]
@@ -177,19 +185,13 @@ def torso_outline(person: Person, pose: Pose, joints: Skeleton) -> list[Point]:
         back, seat = -0.056 - loose, -0.064 - loose
         behind, ahead = stride_at(joints, hem + lift) if hem > 0.6 else (0.0, 0.0)
         front = [
-            (0.026, 0.160),
-            (0.040, 0.195),
-            (chest * wide, 0.285),
-            (belly * wide + loose, 0.40),
+            (0.026, 0.160), (0.040, 0.195), (chest * wide, 0.285), (belly * wide + loose, 0.40),
             (max(ahead, belly * wide + loose + flare), hem),
-        ]
+        ]  # fmt: skip
         rear = [
-            (min(behind, seat * wide - flare), hem),
-            (-0.050 * wide - loose, 0.40),
-            (back * wide, 0.27),
-            (-0.050, 0.195),
-            (-0.026, 0.158),
-        ]
+            (min(behind, seat * wide - flare), hem), (-0.050 * wide - loose, 0.40), (back * wide, 0.27),
+            (-0.050, 0.195), (-0.026, 0.158),
+        ]  # fmt: skip
         return [(x, y + lift) for x, y in [*front, *rear]]
     shoulder, bare = abs(joints.shoulders[0][0]), person.upper.sleeve == "none"
     waist = (0.066 if woman else 0.079) * wide + loose
@@ -214,7 +216,7 @@ def draw_torso(sheet: Sheet, person: Person, pose: Pose, joints: Skeleton, paint
         half = abs(outline[4][0]) * 0.97
         sheet.line([(-half, hem - 0.014), (half, hem - 0.014)], 0.022, tone(paints.upper, 0.80))
     if upper.pattern == "printed" and pose.view != "side":
-        draw_print(sheet, person, paints.second)
+        draw_print(sheet, paints.second)
     if pose.view == "front":
         draw_front(sheet, person, paints, hem)
     elif pose.view == "side" and upper.kind in OUTERWEAR:
@@ -261,7 +263,7 @@ def draw_front(sheet: Sheet, person: Person, paints: Palette, hem: float) -> Non
             sheet.line([(-0.066, 0.395), (0.066, 0.395)], 0.014, tone(upper, 0.72))
 
 
-def draw_print(sheet: Sheet, person: Person, second: Colour) -> None:
+def draw_print(sheet: Sheet, second: Colour) -> None:
     """A print on chest or back: a panel with a bar below it."""
     sheet.oval((0, 0.282), (0.050, 0.042), second, TORSO + 1)
     sheet.line([(-0.040, 0.346), (0.040, 0.346)], 0.016, second)

@@ -10,8 +10,10 @@ INK: Colour = (36, 30, 32)
 
 
 def draw_hair_behind(sheet: Sheet, person: Person, pose: Pose, joints: Skeleton, paints: Palette) -> None:
-    """Long hair that falls behind the shoulders, seen from the front."""
+    """Hair that falls behind the shoulders, seen from the front; a ponytail shows on one side of the neck."""
     (x, y), kind = joints.head, person.hair.kind
+    if pose.view == "front" and kind == "ponytail":
+        sheet.limb((x + 0.034, y), (x + 0.062, y + 0.120), (0.018, 0.012), tone(paints.hair, 0.82), 100)
     if pose.view != "front" or kind not in ("long", "bob"):
         return
     end = y + (0.160 if kind == "long" else 0.088)
@@ -28,7 +30,7 @@ def draw_head(sheet: Sheet, person: Person, pose: Pose, joints: Skeleton, paints
         draw_fringe(sheet, person, (x, y), paints.hair)
         draw_glasses(sheet, person, pose, (x, y))
     elif pose.view == "side":
-        draw_profile(sheet, person, (x, y), paints)
+        draw_profile(sheet, (x, y), paints)
         draw_side_hair(sheet, person, (x, y), paints)
         draw_glasses(sheet, person, pose, (x, y))
     else:
@@ -68,42 +70,30 @@ def draw_fringe(sheet: Sheet, person: Person, centre: Point, hair: Colour) -> No
         return
     if kind == "curly":
         for angle_x, angle_y in (
-            (-0.046, -0.008),
-            (-0.044, -0.036),
-            (-0.024, -0.058),
-            (0.0, -0.064),
-            (0.024, -0.058),
-            (0.044, -0.036),
+            (-0.046, -0.008), (-0.044, -0.036), (-0.024, -0.058), (0.0, -0.064), (0.024, -0.058), (0.044, -0.036),
             (0.046, -0.008),
-        ):
+        ):  # fmt: skip
             sheet.oval((x + angle_x, y + angle_y), (0.022, 0.022), hair, HAIR)
         return
     if kind == "bun":
         sheet.oval((x, y - 0.072), (0.024, 0.020), hair, HAIR - 8)
     sides = {"long": 0.060, "bob": 0.054, "short": -0.004, "ponytail": 0.0, "bun": 0.0}[kind]
     top = [
-        (x - 0.050, y + sides),
-        (x - 0.052, y - 0.022),
-        (x - 0.032, y - 0.060),
-        (x, y - 0.070),
-        (x + 0.032, y - 0.060),
-    ]
+        (x - 0.050, y + sides), (x - 0.052, y - 0.022), (x - 0.032, y - 0.060), (x, y - 0.070), (x + 0.032, y - 0.060),
+    ]  # fmt: skip
     under = [(x + 0.052, y - 0.022), (x + 0.050, y + sides), (x + 0.040, y + sides), (x + 0.039, y - 0.016)]
     part = [(x + 0.018, y - 0.036), (x - 0.012, y - 0.040), (x - 0.039, y - 0.016), (x - 0.040, y + sides)]
     sheet.shape([*top, *under, *part], hair, HAIR)
     sheet.line([(x - 0.026, y - 0.050), (x + 0.010, y - 0.058)], 0.006, mix(hair, (255, 255, 255), 0.16))
 
 
-def draw_profile(sheet: Sheet, person: Person, centre: Point, paints: Palette) -> None:
+def draw_profile(sheet: Sheet, centre: Point, paints: Palette) -> None:
     """A face looking along +x."""
     (x, y), skin = centre, paints.skin
     outline = [
-        (x - 0.046, y - 0.01),
-        (x - 0.020, y - 0.056),
-        (x + 0.022, y - 0.054),
-        (x + 0.042, y - 0.022),
+        (x - 0.046, y - 0.01), (x - 0.020, y - 0.056), (x + 0.022, y - 0.054), (x + 0.042, y - 0.022),
         (x + 0.041, y - 0.002),
-    ]
+    ]  # fmt: skip
     nose = [(x + 0.056, y + 0.018), (x + 0.042, y + 0.024), (x + 0.044, y + 0.038), (x + 0.036, y + 0.056)]
     sheet.shape([*smooth(outline)[4:-4], *nose, (x + 0.004, y + 0.050), (x - 0.030, y + 0.044)], skin, HEAD)
     sheet.oval((x + 0.029, y + 0.002), (0.0045, 0.0055), INK, HEAD)
@@ -119,13 +109,8 @@ def draw_side_hair(sheet: Sheet, person: Person, centre: Point, paints: Palette)
         return
     if kind == "curly":
         for dx, dy in (
-            (0.030, -0.050),
-            (0.006, -0.062),
-            (-0.022, -0.056),
-            (-0.044, -0.034),
-            (-0.050, -0.006),
-            (-0.044, 0.022),
-        ):
+            (0.030, -0.050), (0.006, -0.062), (-0.022, -0.056), (-0.044, -0.034), (-0.050, -0.006), (-0.044, 0.022),
+        ):  # fmt: skip
             sheet.oval((x + dx, y + dy), (0.024, 0.024), hair, HAIR)
         return
     if kind == "ponytail":
@@ -135,12 +120,8 @@ def draw_side_hair(sheet: Sheet, person: Person, centre: Point, paints: Palette)
     nape = {"long": 0.160, "bob": 0.072, "short": 0.030}.get(kind, 0.026)
     front = {"long": 0.012, "bob": 0.014}.get(kind, -0.010)
     top = [
-        (x + 0.040, y - 0.026),
-        (x + 0.034, y - 0.056),
-        (x, y - 0.070),
-        (x - 0.036, y - 0.056),
-        (x - 0.056, y - 0.014),
-    ]
+        (x + 0.040, y - 0.026), (x + 0.034, y - 0.056), (x, y - 0.070), (x - 0.036, y - 0.056), (x - 0.056, y - 0.014),
+    ]  # fmt: skip
     behind = [(x - 0.054, y + nape * 0.7), (x - 0.042, y + nape), (x - 0.012, y + nape * 0.86)]
     sheet.shape([*top, *behind, (x - 0.014, y + 0.012), (x + front, y - 0.014), (x + 0.018, y - 0.034)], hair, HAIR)
 
@@ -152,14 +133,8 @@ def draw_back_hair(sheet: Sheet, person: Person, centre: Point, paints: Palette)
         return
     if kind == "curly":
         for dx, dy in (
-            (-0.040, 0.010),
-            (0.040, 0.010),
-            (-0.040, -0.030),
-            (0.040, -0.030),
-            (0, -0.052),
-            (0, 0.020),
-            (0, -0.015),
-        ):
+            (-0.040, 0.010), (0.040, 0.010), (-0.040, -0.030), (0.040, -0.030), (0, -0.052), (0, 0.020), (0, -0.015),
+        ):  # fmt: skip
             sheet.oval((x + dx, y + dy), (0.028, 0.028), hair, HAIR)
         return
     end = {"long": 0.170, "bob": 0.088, "short": 0.042}.get(kind, 0.048)
@@ -224,12 +199,9 @@ def draw_hat(sheet: Sheet, person: Person, pose: Pose, centre: Point, paints: Pa
         sheet.line([(x - 0.052, low - 0.012), (x + 0.052, low - 0.012)], 0.014, tone(paint, 0.55))
     elif pose.view == "front":
         brim = [
-            (x - 0.048, low - 0.006),
-            (x, low - 0.016),
-            (x + 0.048, low - 0.006),
-            (x + 0.030, low + 0.016),
+            (x - 0.048, low - 0.006), (x, low - 0.016), (x + 0.048, low - 0.006), (x + 0.030, low + 0.016),
             (x - 0.030, low + 0.016),
-        ]
+        ]  # fmt: skip
         sheet.shape(smooth(brim), tone(paint, 0.74), HAT + 14)
     elif pose.view == "side":
         sheet.shape(
@@ -250,13 +222,11 @@ def draw_scarf(sheet: Sheet, person: Person, pose: Pose, joints: Skeleton, paint
         end = 0.024 if pose.view == "front" else 0.040
         sheet.shape(
             [
-                (end - 0.020, 0.175 + lift),
-                (end + 0.018, 0.175 + lift),
-                (end + 0.024, 0.315 + lift),
+                (end - 0.020, 0.175 + lift), (end + 0.018, 0.175 + lift), (end + 0.024, 0.315 + lift),
                 (end - 0.014, 0.318 + lift),
             ],
             tone(paints.scarf, 0.9),
             168,
-        )
+        )  # fmt: skip
     sheet.oval((0.004, 0.164 + lift), (0.058, 0.027), paints.scarf, 172)
     sheet.crease([(-0.045, 0.164 + lift), (0.048, 0.170 + lift)], 146)

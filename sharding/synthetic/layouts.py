@@ -24,14 +24,16 @@ from sharding.synthetic.captions import (
 )
 from sharding.synthetic.dice import Dice
 from sharding.synthetic.long_captions import model_caption
-from sharding.synthetic.people import ATTRIBUTES, Person, identity, random_person, redraw
-from sharding.synthetic.words import HIDDEN_FROM_BEHIND, phrase
+from sharding.synthetic.people import FAMILY_SIZE, Person, identity, random_person, redraw
+from sharding.synthetic.words import phrase, shows_second, tellable
 
 Style = Callable[[Observation, Dice], str]
 VIEWS = {"front": 45, "back": 28, "side": 27}
 ENTIRE_ID_SHARE = 0.2  # of PRETRAIN_110K's people; the others are IUST_PersonReID's
 CUHK_SPLITS = {"train": 0.50, "val": 0.15, "test": 0.35}  # of this synthetic benchmark; the real one is 85 / 8 / 8
+CUHK_SUFFIXES = {"CUHK01": "png", "test_query": "bmp"}  # the other folders hold JPEG
 SYNCPR_EDITABLE = ("upper", "lower", "shoes", "bag", "hat", "glasses", "scarf", "carried")
+SYNCPR_EXTRA = {"": 70, "upper": 10, "lower": 10, "hair": 10}  # told beyond a changed garment
 SYNCPR_REUSED_REFERENCE = 0.2  # how often a reference is paired with a second target of its quadruple
 LUPERSON_BATCH = 256  # rows per Arrow record batch
 
@@ -154,22 +156,30 @@ class Quadruple:
 
 
 def quadruple(layout: str, seed: int, index: int) -> Quadruple:
-    """Textual quadruple `index`: captions tell what changes and a thing or two more; what stays keeps its words."""
+    """Textual quadruple `index`: captions tell what changes and at most one thing more; what stays keeps its words."""
+
+    def worded(person: Person, name: str) -> str:
+        dice = Dice(seed, layout, "wording", index, name)
+        return "" if getattr(person, name) is None else phrase(name, person, dice)
+
     dice = Dice(seed, layout, "quadruple", index)
     reference = target = identity(layout, seed, index)
     editable = [name for name in SYNCPR_EDITABLE if name != "lower" or reference.lower is not None]
     changed = tuple(sorted(dice.shuffled(editable)[: dice.pick((1, 1, 2))], key=SYNCPR_EDITABLE.index))
     for name in changed:
-        target = redraw(target, name, dice, fine=False)
-    extra = dice.pick((("upper",), ("upper", "hair"), ("upper", "lower")))
-    told = tuple(name for name in ("hair", *SYNCPR_EDITABLE) if name in (*changed, *extra))
-    people, wording = (reference, target), []
-    for person in people:
-        present = [name for name in told if getattr(person, name) is not None]
-        wording.append({name: phrase(name, person, Dice(seed, layout, "wording", index, name)) for name in present})
+        while worded(target, name) == worded(reference, name):  # sleeves may change without a word of the text
+            target = redraw(target, name, dice, fine=False)
+    extra = dice.weighted(SYNCPR_EXTRA)
+    if not {"upper", "lower", "shoes"} & set(changed) or (extra == "hair" and "hat" in changed):
+        extra = "upper"  # a caption needs a garment, and a hat may hide the hair
+    told = tuple(name for name in ("hair", *SYNCPR_EDITABLE) if name in (*changed, extra))
+    wording = [
+        {name: worded(person, name) for name in told if getattr(person, name) is not None}
+        for person in (reference, target)
+    ]
     texts = [
         composed_caption(person, list(words), words, Dice(seed, layout, "caption", index))
-        for person, words in zip(people, wording, strict=True)
+        for person, words in zip((reference, target), wording, strict=True)
     ]
     edits = edit_caption(reference, target, changed, wording[1]), edit_caption(target, reference, changed, wording[0])
     return Quadruple(
@@ -212,31 +222,41 @@ def write_syncpr(write: Write) -> int:
 def generated_pair(write: Write, base: Quadruple, index: int, pair: int) -> tuple[Photo, Photo]:
     """Both pictures of a pair: what the captions leave open is drawn anew for every pair, and shared within it."""
     dice = write.dice("pair", index, pair)
-    fixed = {"gender", "age", "upper", "lower", *base.told}
-    free = random_person(dice)
-    hidden = (
-        "glasses" in base.changed
-        or base.target.carried in HIDDEN_FROM_BEHIND
-        or base.reference.carried in HIDDEN_FROM_BEHIND
-    )
+    views: list[dict[str, int]] = [{}]
+    while not all(views):  # a hat may hide hair that is told
+        free = random_person(dice, gender=base.reference.gender, age=base.reference.age)
+        drawn = [like(person, free, base.told) for person in (base.reference, base.target)]
+        views = [{view: VIEWS[view] for view in VIEWS if shows(person, view, base.told)} for person in drawn]
     photos = []
-    for side, person in enumerate((base.reference, base.target)):
-        drawn = replace(free, **{name: getattr(person, name) for name in ATTRIBUTES if name in fixed})
-        view = "front" if hidden else dice.weighted(VIEWS)
-        drawn = observe(drawn, view, NOISE[write.layout], dice).person
-        photos.append(write.photo(drawn, index, view, 2 * pair + side, GENERATOR))
+    for side, person in enumerate(drawn):
+        view = dice.weighted(views[side])
+        person = observe(person, view, NOISE[write.layout], dice).person
+        photos.append(write.photo(person, index, view, 2 * pair + side, GENERATOR))
     return photos[0], photos[1]
+
+
+def like(person: Person, free: Person, told: tuple[str, ...]) -> Person:
+    """The free person with what is told of the other; the clothes go together and so come along."""
+    return replace(free, **{name: getattr(person, name) for name in ("upper", "lower", *told)})
+
+
+def shows(person: Person, view: str, told: tuple[str, ...]) -> bool:
+    """Whether everything told can be seen in a view."""
+    if "upper" in told and person.upper.pattern != "plain" and not shows_second(person, view):
+        return False
+    return all(name in tellable(person, view) for name in told if getattr(person, name) is not None)
 
 
 def write_cuhk_pedes(write: Write) -> int:
     """`reid_raw.json` and `imgs/` in seven folders, identities split 50 / 15 / 35 and numbered from 1 in split order.
 
-    The original's traps at small rates: a third caption, an identity with one image, a caption that two identities
-    share.
+    Splits are rounded to whole families of look-alikes, so that none straddles two. The original's traps at small
+    rates: a third caption, an identity with one image, a caption that two identities of a split share, a folder of BMP.
     """
     rows: list[dict[str, Any]] = []
-    train_end = int(write.people * CUHK_SPLITS["train"])
-    val_end = train_end + int(write.people * CUHK_SPLITS["val"])
+    families = write.people / FAMILY_SIZE
+    train_end = FAMILY_SIZE * round(families * CUHK_SPLITS["train"])
+    val_end = train_end + FAMILY_SIZE * round(families * CUHK_SPLITS["val"])
     neighbour = ""
     for index in range(write.people):
         person, dice = identity(write.layout, write.seed, index), write.dice("identity files", index)
@@ -245,7 +265,7 @@ def write_cuhk_pedes(write: Write) -> int:
         views = dice.shuffled(("front", "back", "side", dice.weighted(VIEWS)))
         for number in range(1 if index % 29 == 5 else dice.pick((2, 3, 3, 3, 4))):
             view = views[number]
-            path = f"{folder}/{index + 1:05d}_{number + 1}.{'png' if folder == 'CUHK01' else 'jpg'}"
+            path = f"{folder}/{index + 1:05d}_{number + 1}.{CUHK_SUFFIXES.get(folder, 'jpg')}"
             photo = write.photo(person, index, view, number, CUHK_FOLDERS[folder])
             write.save(f"imgs/{path}", photo.encode(path[-3:]))
             count = 3 if index % 23 == 3 and number == 0 else 2

@@ -67,11 +67,8 @@ def draw_bag_before(sheet: Sheet, person: Person, pose: Pose, joints: Skeleton, 
         for spread in (-0.030, 0.034):
             sheet.line([(x * 0.9, top), (x + spread, 0.36 + lift)], 0.009, strap, BAG - 20)
         box = [
-            (x - 0.066, 0.350 + lift),
-            (x + 0.066, 0.350 + lift),
-            (x + 0.058, 0.515 + lift),
-            (x - 0.058, 0.515 + lift),
-        ]
+            (x - 0.066, 0.350 + lift), (x + 0.066, 0.350 + lift), (x + 0.058, 0.515 + lift), (x - 0.058, 0.515 + lift),
+        ]  # fmt: skip
         sheet.shape(smooth_box(box), paint, BAG - 34)
 
 
@@ -91,12 +88,8 @@ def draw_backpack(sheet: Sheet, pose: Pose, lift: float, shoulder: float, paint:
     else:
         half = shoulder * 0.86
         outline = [
-            (-half * 0.62, 0.182),
-            (half * 0.62, 0.182),
-            (half, 0.235),
-            (half * 1.04, 0.405),
-            (half * 0.8, 0.445),
-        ]
+            (-half * 0.62, 0.182), (half * 0.62, 0.182), (half, 0.235), (half * 1.04, 0.405), (half * 0.8, 0.445),
+        ]  # fmt: skip
         sheet.shape(smooth([*outline, (-half * 0.8, 0.445), (-half * 1.04, 0.405), (-half, 0.235)]), paint, BAG)
         sheet.line([(-0.020, 0.176), (0, 0.163), (0.020, 0.176)], 0.009, strap)
         pocket = [(-half * 0.72, 0.325), (half * 0.72, 0.325), (half * 0.70, 0.420), (-half * 0.70, 0.420)]
@@ -112,17 +105,15 @@ def draw_pouch(sheet: Sheet, centre: Point, half: Point, paint: Colour) -> None:
     sheet.shape(smooth_box(box), paint, BAG)
     sheet.shape(
         [
-            (x - wide, y - tall),
-            (x + wide, y - tall),
-            (x + wide * 0.8, y + tall * 0.15),
+            (x - wide, y - tall), (x + wide, y - tall), (x + wide * 0.8, y + tall * 0.15),
             (x - wide * 0.8, y + tall * 0.15),
         ],
         tone(paint, 0.84),
         BAG + 12,
-    )
+    )  # fmt: skip
 
 
-def draw_hand_luggage(sheet: Sheet, person: Person, pose: Pose, joints: Skeleton, paints: Palette, index: int) -> None:
+def draw_hand_luggage(sheet: Sheet, person: Person, joints: Skeleton, paints: Palette, index: int) -> None:
     """A handbag in the free hand and the carried thing in the other."""
     x, y = joints.wrists[index]
     y += 0.016
@@ -133,10 +124,10 @@ def draw_hand_luggage(sheet: Sheet, person: Person, pose: Pose, joints: Skeleton
         sheet.shape(smooth_box(box), paints.bag, BAG)
         sheet.line([(x - 0.048, y + 0.085), (x + 0.048, y + 0.085)], 0.007, tone(paints.bag, 0.7))
     if person.carried is not None and index == 1:
-        draw_carried(sheet, person.carried, pose, (x, y))
+        draw_carried(sheet, person.carried, (x, y))
 
 
-def draw_carried(sheet: Sheet, kind: str, pose: Pose, hand: Point) -> None:
+def draw_carried(sheet: Sheet, kind: str, hand: Point) -> None:
     """A thing in the hand, in the colour such things have."""
     x, y = hand
     if kind == "phone":

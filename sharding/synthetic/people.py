@@ -17,27 +17,11 @@ CLOTHES_COLOURS = {
 TROUSER_COLOURS = {"black": 26, "blue": 12, "navy": 14, "grey": 13, "beige": 10, "brown": 6, "white": 6, "green": 4}
 JEANS_COLOURS = {"blue": 34, "navy": 26, "light blue": 18, "black": 14, "grey": 8}
 SHOE_COLOURS = {
-    "black": 26,
-    "white": 26,
-    "brown": 10,
-    "grey": 9,
-    "red": 7,
-    "blue": 7,
-    "beige": 6,
-    "green": 4,
-    "pink": 4,
-}
+    "black": 26, "white": 26, "brown": 10, "grey": 9, "red": 7, "blue": 7, "beige": 6, "green": 4, "pink": 4,
+}  # fmt: skip
 BAG_COLOURS = {
-    "black": 24,
-    "brown": 13,
-    "red": 11,
-    "blue": 11,
-    "grey": 9,
-    "beige": 8,
-    "green": 8,
-    "pink": 6,
-    "yellow": 5,
-}
+    "black": 24, "brown": 13, "red": 11, "blue": 11, "grey": 9, "beige": 8, "green": 8, "pink": 6, "yellow": 5,
+}  # fmt: skip
 HAT_COLOURS = {"black": 22, "white": 16, "red": 14, "blue": 12, "beige": 10, "grey": 10, "green": 8, "pink": 6}
 HAIR_COLOURS = {"black": 44, "brown": 32, "blond": 14, "red": 4, "grey": 6}
 ELDERLY_HAIR_COLOURS = {"grey": 70, "black": 20, "brown": 10}
@@ -87,16 +71,8 @@ BAG_RATE, HAT_RATE, GLASSES_RATE, SCARF_RATE, CARRIED_RATE = 0.6, 0.24, 0.26, 0.
 FAMILY_SIZE = 4  # look-alikes in one family: two details, each in two forms
 FAMILY_EVERY = 8  # one family opens every block of this many identities, so half of all have look-alikes
 FINE_DETAILS = {
-    "shoes": 20,
-    "bag": 22,
-    "hat": 14,
-    "glasses": 9,
-    "scarf": 7,
-    "carried": 10,
-    "hair": 8,
-    "upper": 16,
-    "lower": 8,
-}
+    "shoes": 20, "bag": 22, "hat": 14, "glasses": 9, "scarf": 7, "carried": 10, "hair": 8, "upper": 16, "lower": 8,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +143,7 @@ def family(layout: str, seed: int, block: int) -> tuple[Person, ...]:
     dice = Dice(seed, layout, "family", block)
     base = random_person(dice)
     details = dict(FINE_DETAILS)
-    if base.lower is None or len(LOWER_LENGTHS[base.lower.kind]) == 1:
+    if base.lower is None or len(lower_lengths(base.lower.kind, base.upper)) == 1:
         del details["lower"]
     first = dice.weighted(details)
     del details[first]
@@ -178,10 +154,10 @@ def family(layout: str, seed: int, block: int) -> tuple[Person, ...]:
     return base, changed_first, changed_second, changed_both
 
 
-def random_person(dice: Dice) -> Person:
-    """A person drawn from the vocabulary; hair, clothes, shoes and bags depend on gender, glasses on age."""
-    gender = dice.pick(("man", "woman"))
-    age = dice.weighted(AGES)
+def random_person(dice: Dice, *, gender: str | None = None, age: str | None = None) -> Person:
+    """A person drawn from the vocabulary; hair, clothes, shoes and bags depend on gender, hair also on age."""
+    gender = gender or dice.pick(("man", "woman"))
+    age = age or dice.weighted(AGES)
     hair_colours = ELDERLY_HAIR_COLOURS if age == "elderly" else HAIR_COLOURS
     upper = random_upper(gender, dice)
     hat = Item(kind=dice.weighted(HATS), colour=dice.weighted(HAT_COLOURS)) if dice.chance(HAT_RATE) else None
@@ -192,7 +168,7 @@ def random_person(dice: Dice) -> Person:
         skin=dice.weighted(SKINS),
         hair=random_hair(gender, hair_colours, dice),
         upper=upper,
-        lower=None if upper.kind == "dress" else random_lower(gender, dice),
+        lower=None if upper.kind == "dress" else random_lower(gender, upper, dice),
         shoes=random_shoes(gender, dice),
         bag=random_bag(gender, dice) if dice.chance(BAG_RATE) else None,
         hat=hat,
@@ -217,11 +193,16 @@ def random_upper(gender: str, dice: Dice, kind: str | None = None) -> Upper:
     return Upper(kind=kind, colour=colour, pattern=pattern, second=second, sleeve=dice.pick(SLEEVES[kind]))
 
 
-def random_lower(gender: str, dice: Dice) -> Lower:
-    """A lower garment; denim comes in denim's colours."""
+def random_lower(gender: str, upper: Upper, dice: Dice) -> Lower:
+    """A lower garment that goes with the upper one; denim comes in denim's colours."""
     kind = dice.weighted(LOWERS[gender])
     colours = {"jeans": JEANS_COLOURS, "skirt": CLOTHES_COLOURS}.get(kind, TROUSER_COLOURS)
-    return Lower(kind=kind, colour=dice.weighted(colours), length=dice.pick(LOWER_LENGTHS[kind]))
+    return Lower(kind=kind, colour=dice.weighted(colours), length=dice.pick(lower_lengths(kind, upper)))
+
+
+def lower_lengths(kind: str, upper: Upper) -> tuple[str, ...]:
+    """The lengths of a lower garment; a coat would hide a short one."""
+    return tuple(length for length in LOWER_LENGTHS[kind] if not (upper.kind == "coat" and length == "short"))
 
 
 def random_shoes(gender: str, dice: Dice) -> Item:
@@ -260,19 +241,20 @@ def fine_value(person: Person, name: str, dice: Dice) -> Any:
         pattern = dice.pick(("striped", "checked", "dotted", "printed")) if upper.pattern == "plain" else upper.pattern
         return replace(upper, pattern=pattern, second=other_colour(upper.colour, CLOTHES_COLOURS, dice))
     if name == "lower" and person.lower is not None:
-        return replace(person.lower, length=dice.pick(LOWER_LENGTHS[person.lower.kind]))
+        return replace(person.lower, length=dice.pick(lower_lengths(person.lower.kind, upper)))
     return coarse_value(person, name, dice)
 
 
 def coarse_value(person: Person, name: str, dice: Dice) -> Any:
     """A freshly drawn value for one attribute, present or absent as in `random_person`."""
     if name == "lower":
-        return None if person.upper.kind == "dress" else random_lower(person.gender, dice)
+        return None if person.upper.kind == "dress" else random_lower(person.gender, person.upper, dice)
     absent = {"bag": 0.3, "hat": 0.4, "glasses": 0.4, "scarf": 0.4, "carried": 0.3}
     if dice.chance(absent.get(name, 0)):
         return None
     if name == "upper":
-        kinds = {kind: weight for kind, weight in UPPERS[person.gender].items() if kind != "dress"}
+        unfit = ("dress", "coat") if person.lower is not None and person.lower.length == "short" else ("dress",)
+        kinds = {kind: weight for kind, weight in UPPERS[person.gender].items() if kind not in unfit}
         return random_upper(person.gender, dice, "dress" if person.lower is None else dice.weighted(kinds))
     if name == "bag":
         return random_bag(person.gender, dice)

@@ -138,7 +138,7 @@ def shows_second(person: Person, view: str) -> bool:
     """Whether a view shows the second colour of the upper garment: its pattern, or the shirt below an open jacket."""
     upper, backpack = person.upper, person.bag is not None and person.bag.kind == "backpack"
     if upper.kind in OUTERWEAR:
-        return view == "front"
+        return view == "front" and upper.pattern != "plain"  # plain: a hoodie mistaken for a jacket
     if upper.pattern == "printed":
         return view == "front" or (view == "back" and not backpack)
     return upper.pattern != "plain"
@@ -150,6 +150,8 @@ def tellable(person: Person, view: str) -> tuple[str, ...]:
     hidden: set[str] = set()
     if view == "front" and person.hat is not None and person.hair.kind in HIDDEN_BY_HAT:
         hidden.add("hair")
+    if view == "side" and person.carried is not None and person.bag is not None and person.bag.kind == "handbag":
+        hidden.add("bag")  # in the far hand
     if view == "back":
         hidden.add("glasses")
         hidden |= {"scarf"} if person.hair.kind == "long" else set()

@@ -153,11 +153,20 @@ def test_a_user_error_reaches_the_driver_as_it_is_with_its_exit_code(capsys):
     with pytest.raises(RankError) as caught:
         _reporting_failures(_fail_with_user_error)({})
     arrived = pickle.loads(pickle.dumps(caught.value))
-    others = {0: RankError("RuntimeError: Connection closed by peer", None, "Traceback"), 1: arrived}
+    others = {0: RankError("RuntimeError: Connection closed by peer", None, "Traceback", 0.0), 1: arrived}
     error = _launch_error(WorkerGroupError("pages of traceback", others))
     assert isinstance(error, LaunchError)
     assert (str(error), error.exit_code) == ("data.path cannot be 3", 2)
     assert capsys.readouterr().err == ""
+
+
+def test_the_rank_that_failed_first_is_named(capsys):
+    from ray.train import WorkerGroupError
+
+    cause, consequence = RankError("no memory", None, "why\n", 1.0), RankError("peer gone", None, "later\n", 2.0)
+    error = _launch_error(WorkerGroupError("pages of traceback", {0: consequence, 1: cause}))
+    assert str(error) == "rank 1 failed: no memory"
+    assert capsys.readouterr().err == "why\n"
 
 
 def test_a_lost_process_is_named_with_its_rank():

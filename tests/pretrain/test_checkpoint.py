@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pretrain.checkpoint import find_latest, keep_newest, read_manifest, read_tensors, write_checkpoint
+from pretrain.checkpoint import find_latest, keep_newest, only_writer, read_manifest, read_tensors, write_checkpoint
 from sharding.errors import UserError
 
 WEIGHTS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1.5])}
@@ -33,6 +33,16 @@ def test_the_newest_complete_one_is_found_and_old_ones_go(tmp_path):
     assert find_latest(tmp_path).name == "step-00000009"
     keep_newest(tmp_path, 1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000009", "step-00000010"]
+    write(tmp_path, 11)
+    keep_newest(tmp_path, 2)  # what was never finished goes once a newer one is complete
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000009", "step-00000011"]
+
+
+def test_two_runs_cannot_write_to_one_folder(tmp_path):
+    with only_writer(tmp_path), pytest.raises(UserError, match="another run is writing"), only_writer(tmp_path):
+        pass
+    with only_writer(tmp_path):
+        pass
 
 
 def test_only_unfinished_checkpoints_are_an_error_not_step_0(tmp_path):

@@ -82,5 +82,5 @@ def test_the_hash_follows_what_shapes_the_weights_and_nothing_else():
 
 
 def test_every_setting_is_listed_for_help():
-    names = {name for name, _, _ in setting_names()}
+    names = {name for name, _ in setting_names()}
     assert {"optim.lr", "model.vision_cfg.image_size", "launch.backend", "resume"} <= names

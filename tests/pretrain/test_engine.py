@@ -36,7 +36,7 @@ def make_settings(stage, precision="fp32"):
 def batch_of(step, rank, world_size):
     draw = torch.Generator().manual_seed(step)
     images = torch.randint(0, 256, (BATCH, 3, 16, 8), generator=draw, dtype=torch.uint8)
-    rows = [tuple(torch.randint(0, 11, (2 + i % 5,), generator=draw).tolist()) for i in range(BATCH)]
+    rows = [torch.randint(0, 11, (2 + i % 5,), generator=draw).numpy().astype("<u2").tobytes() for i in range(BATCH)]
     identity = torch.randint(0, 5, (BATCH,), generator=draw)
     mine = slice(rank * BATCH // world_size, (rank + 1) * BATCH // world_size)
     return Batch(images=images[mine], text=pack(rows[mine]), identity=identity[mine], position=0, keys=())
@@ -70,7 +70,7 @@ def share(state):
 
 def on_two_ranks():
     """For every stage: 4 steps in one go, 2 steps, and 2 more from the state of those."""
-    runs = {"bf16": train(make_settings(1, "bf16"), 0, 4)}
+    runs = {f"bf16-{stage}": train(make_settings(stage, "bf16"), 0, 4) for stage in (0, 1, 2, 3)}
     for stage in (0, 1, 2, 3):
         settings = make_settings(stage)
         whole, half = train(settings, 0, 4), train(settings, 0, 2)
@@ -79,11 +79,25 @@ def on_two_ranks():
     return runs
 
 
+def step_with_infinite_gradient(stage):
+    """The message with which such a step ends."""
+    settings = make_settings(stage)
+    engine = Engine(DualEncoder(settings.model), settings, torch.device("cpu"))
+    broken = next(engine._engine.module.parameters())
+    broken.register_hook(lambda gradient: gradient * float("inf"))
+    try:
+        engine.train_step(batch_of(0, 0, 1), 7)
+    except FloatingPointError as error:
+        return str(error)
+    return "no error"
+
+
 def on_one_rank(half):
     """4 steps in one go, and the last 2 of them in another stage from a state that two ranks left."""
     return {
         "whole": train(make_settings(0), 0, 4),
         "rest": train(make_settings(1), 2, 4, half["weights"], half["moments"]),
+        "infinite": [step_with_infinite_gradient(stage) for stage in (0, 1, 2)],
     }
 
 
@@ -119,11 +133,16 @@ def test_a_state_saved_by_one_stage_and_world_size_continues_in_another(one_rank
     assert (rest["features"] - whole["features"]).abs().max() < 1e-3
 
 
-def test_bf16_follows_fp32_with_fp32_weights(two_ranks, one_rank):
-    run = two_ranks["bf16"]
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_bf16_follows_fp32_with_fp32_weights(stage, two_ranks, one_rank):
+    run = two_ranks[f"bf16-{stage}"]
     assert run["losses"] == pytest.approx(one_rank["whole"]["losses"], rel=0.02)
     assert run["losses"] != one_rank["whole"]["losses"]
     assert {tensor.dtype for tensor in [*run["weights"].values(), *run["moments"].values()]} == {torch.float32}
+
+
+def test_a_step_with_an_infinite_gradient_ends_the_run(one_rank):
+    assert all("a gradient is not finite at step 7" in message for message in one_rank["infinite"])
 
 
 def test_the_deepspeed_configuration_follows_ours():

@@ -18,7 +18,7 @@ def picture() -> Callable[..., bytes]:
         image = Image.new("RGB", (8, 16), (seed * 37 % 256, seed * 91 % 256, 60))
         image.putpixel((seed % 8, seed % 16), (255, 255, 255))
         buffer = io.BytesIO()
-        image.convert(mode).save(buffer, form)
+        image.convert("L" if mode.startswith("I") else mode).convert(mode).save(buffer, form)
         return buffer.getvalue()
 
     return draw

@@ -52,6 +52,13 @@ def test_pack_prints_a_table_and_json_on_request(pretrain, tmp_path, capsys):
     )
 
 
+def test_the_table_says_how_many_reasons_it_leaves_out(pretrain, tmp_path, capsys):
+    odd = [[], 3, None, {}, True, 0.5, ["\ud800"], [3], [None], [True], [{}], [[]]]
+    folder = pretrain(14, {row: {"captions": value} for row, value in enumerate(odd)})
+    assert run("pack", "--source", "pretrain_110k", "--input", folder, "--out", tmp_path / "out") == 0
+    assert "…  and 2 more reasons (rejects.parquet)" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -3,12 +3,13 @@
 import hashlib
 import json
 import tarfile
+from dataclasses import asdict, replace
 
 import pyarrow.parquet as pq
 import pytest
 
 from sharding.errors import UserError
-from sharding.index import open_dataset, read_index, sample_schema, shards_of, tar_path
+from sharding.index import open_dataset, read_index, root_hash, sample_schema, shards_of, tar_path
 from sharding.pack import pack
 
 
@@ -63,6 +64,12 @@ def edit(dataset, **changes):
         (lambda d: edit(d, root_hash="0" * 64), "root hash"),
         (lambda d: edit(d, shards=[{"name": "x"}]), "damaged"),
         (lambda d: edit(d, shards=3), "damaged"),
+        (lambda d: edit(d, settings=[]), "root hash"),
+        (lambda d: edit(d, counts={}), "damaged"),
+        (lambda d: edit(d, counts=d.counts | {"splits": {"train": {"images": "4"}}}), "damaged"),
+        (lambda d: edit(d, shards=[asdict(s) | {"samples": "4"} for s in d.shards]), "damaged"),
+        (lambda d: edit(d, tables={}), "damaged"),
+        (lambda d: (d.directory / "rejects.parquet").unlink(), r"rejects\.parquet is missing"),
         (lambda d: tar_path(d.directory, d.shards[0].name).unlink(), "missing"),
         (lambda d: (d.directory / f"{d.shards[0].name}.parquet").unlink(), "missing"),
         (lambda d: tar_path(d.directory, d.shards[0].name).write_bytes(b"short"), "5 bytes"),
@@ -81,6 +88,19 @@ def test_a_changed_index_is_not_read(packed):
     pq.write_table(pq.read_table(path).slice(1), path)
     with pytest.raises(UserError, match="sha256"):
         read_index(packed, shard)
+
+
+def test_the_root_hash_follows_from_what_was_packed_and_not_from_how_parquet_was_written(packed):
+    settings_hash = json.loads((packed.directory / "dataset.json").read_text())["settings_hash"]
+    other_parquet = [replace(shard, index_sha256="0" * 64) for shard in packed.shards]
+    other_tar = [replace(shard, sha256="0" * 64) for shard in packed.shards]
+    assert root_hash(settings_hash, other_parquet, None) == packed.root_hash
+    changed = {
+        root_hash(settings_hash, other_tar, None),
+        root_hash(settings_hash, packed.shards, "0" * 64),
+        root_hash("0" * 64, packed.shards, None),
+    }
+    assert len(changed - {packed.root_hash}) == 3
 
 
 def test_a_missing_folder_is_one_line(tmp_path):

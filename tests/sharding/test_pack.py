@@ -16,6 +16,7 @@ from sharding.errors import UserError
 from sharding.images import BadImage, check_image, read_image
 from sharding.index import open_dataset, read_index, tar_path
 from sharding.pack import pack
+from sharding.shard import find_done, noted_job
 
 
 def contents(folder):
@@ -99,6 +100,18 @@ def test_a_huge_image_is_refused_by_its_header_alone(picture, width, height):
 def test_cmyk_is_refused(picture):
     with pytest.raises(BadImage, match="CMYK"):
         check_image(picture(1, mode="CMYK"))
+
+
+def test_sixteen_bit_grey_is_refused_because_it_would_be_read_as_white(picture):
+    with pytest.raises(BadImage, match="more than 8 bits per channel"):
+        check_image(picture(1, "PNG", "I;16"))
+    assert check_image(picture(1, "PNG", "L")).ext == "png"
+
+
+def test_a_caption_dropped_from_a_kept_image_is_listed(pretrain, tmp_path):
+    dataset = pack("pretrain_110k", pretrain(4, {1: {"captions": ["", "Fine."]}}), tmp_path / "out").dataset
+    assert rejects(tmp_path / "out") == [(1, "captions: 1 of 2 unusable (image kept)")]
+    assert [dataset.counts[name] for name in ("images", "captions", "rejects", "dropped_captions")] == [4, 7, 0, 1]
 
 
 def test_syncpr_triplets_name_the_keys_of_their_images(write_json, picture, tmp_path):
@@ -196,13 +209,68 @@ def test_a_shard_damaged_before_the_end_is_written_anew(pretrain, tmp_path):
     assert contents(out) == contents(tmp_path / "whole")
 
 
-def test_ctrl_c_leaves_no_temporary_file_and_can_be_resumed(pretrain, tmp_path):
+def test_any_flipped_bit_in_an_index_makes_its_shard_be_written_anew(pretrain, tmp_path):
+    folder, out = pretrain(5), tmp_path / "out"
+    pack("pretrain_110k", folder, out, shard_samples=4)
+    path = out / "pretrain_110k-train-000000.parquet"
+    whole = path.read_bytes()
+    job = noted_job(path)
+    assert path.stem in find_done(out, job)
+    for position in range(0, len(whole), 53):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << position % 8
+        path.write_bytes(damaged)
+        assert path.stem not in find_done(out, job)
+
+
+@pytest.mark.parametrize("marker", [b"", b"[]", b'{"schema_ver', b"\xff"])
+def test_a_lost_marker_lets_the_same_job_resume_and_no_other(pretrain, tmp_path, marker):
     folder, out = pretrain(14), tmp_path / "out"
-    assert pack_and_die("pretrain_110k", folder, 4, "SIGINT") != 0
+    assert pack_and_die("pretrain_110k", folder, 5) == -signal.SIGKILL
+    pretrain(14, {0: {"captions": ["Another caption."]}})
+    (out / ".packing.json").write_bytes(marker)
+    with pytest.raises(UserError, match="different input"):
+        pack("pretrain_110k", folder, out, shard_samples=3)
+    pretrain(14)
+    assert pack("pretrain_110k", folder, out, shard_samples=3).images_written < 14
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("pretrain_110k-train-000001.tar", None),
+        ("pretrain_110k-train-000001.tar", b"short"),
+        ("pretrain_110k-train-000000.parquet", None),
+        ("rejects.parquet", None),
+        ("rejects.parquet", b"junk"),
+        ("dataset.json", b"{"),
+    ],
+)
+def test_a_damaged_dataset_is_mended_by_doing_what_the_message_says(pretrain, tmp_path, name, content):
+    folder, out = pretrain(14, {2: {"captions": []}}), tmp_path / "out"
+    first = pack("pretrain_110k", folder, out, shard_samples=3)
+    before = contents(out)
+    (out / name).unlink()
+    if content is not None:
+        (out / name).write_bytes(content)
+    with pytest.raises(UserError, match=r"remove .*dataset\.json|remove it and pack again") as error:
+        pack("pretrain_110k", folder, out, shard_samples=3)
+    assert "\n" not in str(error.value)
+    (out / "dataset.json").unlink()
+    again = pack("pretrain_110k", folder, out, shard_samples=3)
+    assert contents(out) == before
+    assert again.images_written == (3 if name.startswith("pretrain") else 0)
+    assert again.dataset == first.dataset
+
+
+@pytest.mark.parametrize(("renames", "written"), [(4, 8), (5, 8)], ids=["before a tar", "before an index"])
+def test_ctrl_c_leaves_no_temporary_file_and_can_be_resumed(pretrain, tmp_path, renames, written):
+    folder, out = pretrain(14), tmp_path / "out"
+    assert pack_and_die("pretrain_110k", folder, renames, "SIGINT") != 0
     assert not list(out.glob(".tmp-*"))
     again = pack("pretrain_110k", folder, out, shard_samples=3)
     assert again.dataset == open_dataset(out)
-    assert again.images_written == 8
+    assert again.images_written == written
 
 
 def test_packing_a_finished_dataset_again_changes_nothing(pretrain, tmp_path):

@@ -37,14 +37,16 @@ def test_pretrain_identities_are_unique_over_sources_and_survive_odd_integers(pr
         ({"captions": []}, "captions: empty"),
         ({"captions": [" \n"]}, "captions: empty"),
         ({"captions": ["\ud800"]}, "captions: not valid Unicode text"),
+        ({"captions": ["\u200b \0"]}, "captions: empty"),
         ({"captions": ["fine", 3]}, "captions: strings were expected, found integer"),
         ({"captions": None}, "captions: a list of strings was expected, found null"),
         ({"file_path": 7}, "file_path: a string was expected, found integer"),
         ({"file_path": "../../etc/passwd"}, "file_path: leads out of the input folder"),
         ({"file_path": "/etc/passwd"}, "file_path: leads out of the input folder"),
-        ({"file_path": "a\0b"}, "file_path: not valid Unicode text"),
+        ({"file_path": "a\0b"}, "file_path: holds a control character"),
         ({"file_path": "\udcff.jpg"}, "file_path: not valid Unicode text"),
-        ({"split": "trian"}, "split: one of train, val, test was expected, found 'trian'"),
+        ({"split": "trian"}, "split: none of train, val, test"),
+        ({"file_path": "IUSTPersonReID/0_1_0_0.jpg"}, "file_path: already given by an earlier row"),
         ({"ID": 12}, "ID: a string was expected, found integer"),
         ({"source": "a:b"}, "source: a colon would make its identities ambiguous"),
         ({"score": True}, "score: a number was expected, found boolean"),
@@ -73,12 +75,21 @@ def test_captions_are_nfc_with_single_spaces():
 
 def test_cuhk_pedes_takes_any_number_of_captions_and_one_based_ids(write_json):
     row = {"split": "train", "file_path": "cam_a/1.bmp", "id": 1, "processed_tokens": [["a"]]}
-    rows = [row | {"captions": list("abcd")}, row | {"captions": "bare", "split": "test", "id": 2}]
+    rows = [
+        row | {"captions": list("abcd")},
+        row | {"captions": "bare", "split": "test", "id": 2, "file_path": "b.jpg"},
+    ]
     records = read("cuhk_pedes", write_json("reid_raw.json", rows, {}))
     assert [(r.identity, r.captions, r.split) for r in records] == [
         ("cuhk_pedes:1", ("a", "b", "c", "d"), "train"),
         ("cuhk_pedes:2", ("bare",), "test"),
     ]
+
+
+def test_cuhk_pedes_refuses_a_repeated_image(write_json):
+    row = {"split": "train", "file_path": "1.bmp", "id": 1, "captions": ["a"]}
+    rows = read("cuhk_pedes", write_json("reid_raw.json", [row | {"split": "?"}, row, row], {}))
+    assert rejected(rows) == {0: "split: none of train, val, test", 2: "file_path: already given by an earlier row"}
 
 
 def test_cuhk_pedes_without_splits_never_becomes_training_data(write_json):
@@ -120,6 +131,18 @@ def test_syncpr_stores_each_image_once_and_keeps_all_triplets(write_json):
     assert rejected(out) == {4: "target_image_path: a string was expected, found integer"}
 
 
+@pytest.mark.parametrize("field", ["edit_caption", "reference_caption", "target_caption"])
+def test_syncpr_captions_are_plain_strings(write_json, field):
+    row = syncpr_row("l.png", "r.png", 0)
+    changed = [row | {field: value} for value in (["In red."], 3, "")] + [{k: row[k] for k in row if k != field}]
+    assert rejected(read("syncpr", write_json("SynCPR.json", changed, {}))) == {
+        0: f"{field}: a string was expected, found list",
+        1: f"{field}: a string was expected, found integer",
+        2: f"{field}: empty",
+        3: f"{field}: missing",
+    }
+
+
 def write_arrow(path: Path, images, captions, ids, splits):
     table = pa.table({"image": images, "caption": captions, "image_id": ids, "split": splits})
     path.parent.mkdir(exist_ok=True)
@@ -137,7 +160,7 @@ def test_luperson_t_gives_every_image_its_own_identity_over_all_its_arrow_files(
     assert identities == [(n, f"luperson_t:{i}", "train") for n, i in enumerate("xyz")]
     assert rejected(rows) == {
         3: "captions: empty",
-        4: "image_id: already given to an earlier row",
+        4: "image_id: already given by an earlier row",
         5: "image: bytes were expected, found null",
     }
 
@@ -147,7 +170,7 @@ def test_luperson_t_takes_integer_image_ids(tmp_path, picture):
     write_arrow(path, [picture()] * 2, ["a", "b"], [7, 7], ["train"] * 2)
     rows = read("luperson_t", path.parent)
     assert rows[0].identity == "luperson_t:7"
-    assert rejected(rows) == {1: "image_id: already given to an earlier row"}
+    assert rejected(rows) == {1: "image_id: already given by an earlier row"}
 
 
 def test_luperson_t_survives_arrow_strings_that_are_not_utf8(tmp_path, picture):
@@ -160,9 +183,34 @@ def test_luperson_t_survives_arrow_strings_that_are_not_utf8(tmp_path, picture):
 
 
 def test_luperson_t_is_also_read_from_a_json_list(write_json):
-    folder = write_json("LUPerson-T.json", [{"file_path": "a/b.jpg", "captions": ["x", "y"]}], {})
-    (record,) = read("luperson_t", folder)
-    assert (record.identity, record.split, record.captions) == ("luperson_t:a/b.jpg", "train", ("x", "y"))
+    row = {"file_path": "a/b.jpg", "captions": ["x", "y"]}
+    rows = [row, row | {"file_path": "c.jpg", "split": "restval"}, row, row | {"file_path": "d.jpg", "split": None}]
+    out = read("luperson_t", write_json("LUPerson-T.json", rows, {}))
+    assert [(r.identity, r.split, r.captions) for r in out if isinstance(r, Record)] == [
+        ("luperson_t:a/b.jpg", "train", ("x", "y")),
+        ("luperson_t:c.jpg", "train", ("x", "y")),
+    ]
+    assert rejected(out) == {
+        2: "file_path: already given by an earlier row",
+        3: "split: a string was expected, found null",
+    }
+
+
+def test_luperson_t_refuses_two_columns_of_one_name(tmp_path):
+    table = pa.table([[b""], ["a"], ["x"], ["y"], ["train"]], ["image", "caption", "image_id", "image_id", "split"])
+    with pa.ipc.new_file(str(tmp_path / "LUPerson_train.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(UserError, match="more than one column image_id"):
+        SOURCES["luperson_t"](tmp_path)
+
+
+def test_an_annotation_that_may_not_be_read_is_not_called_invalid(pretrain, monkeypatch):
+    folder = pretrain(1)
+    monkeypatch.setattr(
+        Path, "read_bytes", lambda path: (_ for _ in ()).throw(PermissionError(13, "Permission denied"))
+    )
+    with pytest.raises(UserError, match=r"PRETRAIN_110K\.json cannot be read: Permission denied"):
+        SOURCES["pretrain_110k"](folder)
 
 
 @pytest.mark.parametrize("text", ["{", "3", "\x80", "[" * 100_000], ids=["cut", "number", "bytes", "deep"])
