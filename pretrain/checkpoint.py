@@ -60,7 +60,13 @@ def write_checkpoint(
     settings_hash: str,
     settings: dict[str, Any],
 ) -> Path:
-    """Write one checkpoint below `directory` and return its folder. One rank calls, with full fp32 tensors."""
+    """Write one checkpoint below `directory` and return its folder. One rank calls, with full fp32 tensors.
+
+    Raises FloatingPointError for weights that are not finite: the newest checkpoint is one that a run can continue.
+    """
+    broken = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
+    if broken:
+        raise FloatingPointError(f"{broken[0]} is not finite at step {step}: lower optim.lr, or use fp32")
     folder = directory / f"step-{step:08d}"
     folder.mkdir(parents=True, exist_ok=True)
     # A step written again is incomplete until its new manifest is there.

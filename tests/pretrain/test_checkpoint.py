@@ -38,6 +38,13 @@ def test_the_newest_complete_one_is_found_and_old_ones_go(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000009", "step-00000011"]
 
 
+def test_weights_that_are_not_finite_are_not_written(tmp_path):
+    facts = {"position": 8, "plan_hash": "p", "settings_hash": "s", "settings": {}}
+    with pytest.raises(FloatingPointError, match="a is not finite at step 1"):
+        write_checkpoint(tmp_path, {"a": torch.tensor([float("nan")])}, {}, step=1, **facts)
+    assert find_latest(tmp_path) is None
+
+
 def test_two_runs_cannot_write_to_one_folder(tmp_path):
     with only_writer(tmp_path), pytest.raises(UserError, match="another run is writing"), only_writer(tmp_path):
         pass
