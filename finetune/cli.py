@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from sharding.command import OneLineParser, exit_code, positive
 from sharding.errors import UserError
 from sharding.index import write_durably
 
@@ -18,19 +19,10 @@ exit codes: 0 done, 1 the system refused (disk, memory), 2 wrong settings or mis
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     options = argument_parser().parse_args(argv)
-    try:
-        return run(options)
-    except UserError as error:
-        print(f"finetune: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        print(f"finetune: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    return exit_code("finetune", lambda: run(options))
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> None:
     """Evaluate and print; the output's folder is checked first, so that no evaluation is lost to a typing error."""
     if options.out and not options.out.absolute().parent.is_dir():
         raise UserError(f"--out: there is no folder {options.out.absolute().parent}")
@@ -43,16 +35,12 @@ def run(options: argparse.Namespace) -> int:
     print(text if options.json else as_table(rows))
     if options.out:
         write_durably(options.out, (text + "\n").encode())
-    return 0
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="finetune",
-        description="Evaluate dual encoders on text-based person retrieval.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    """The parser of all subcommands."""
+    description = "Evaluate dual encoders on text-based person retrieval."
+    parser = OneLineParser(prog="finetune", description=description, epilog=EPILOG)
     commands = parser.add_subparsers(dest="command", required=True)
     evaluate = commands.add_parser("evaluate", help="R@k, mAP, mINP and mSD, text to image, zero-shot")
     evaluate.add_argument("--data", type=Path, required=True, help="a packed benchmark")
@@ -63,14 +51,6 @@ def argument_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--out", type=Path, help="write the JSON there as well")
     evaluate.add_argument("--json", action="store_true", help="JSON on stdout instead of a table")
     return parser
-
-
-def positive(text: str) -> int:
-    """An argument that must be a whole number above 0."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return number
 
 
 if __name__ == "__main__":

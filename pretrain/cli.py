@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from sharding.command import OneLineParser, exit_code
 from sharding.errors import UserError
 
 EPILOG = """examples:
@@ -22,26 +23,13 @@ def main(argv: list[str] | None = None) -> int:
 
         return run(arguments[1:])
     options = argument_parser().parse_args(arguments)
-    try:
-        print(export(options.run, options.out))
-    except UserError as error:
-        print(f"pretrain: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        print(f"pretrain: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return exit_code("pretrain", lambda: print(export(options.run, options.out)))
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="pretrain",
-        description="Pre-train an image-text dual encoder on person data.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    """The parser of the subcommands but `run`, which has its own."""
+    description = "Pre-train an image-text dual encoder on person data."
+    parser = OneLineParser(prog="pretrain", description=description, epilog=EPILOG)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser(
         "run", help="train by a settings file (pretrain run --help lists every setting)", add_help=False

@@ -14,6 +14,7 @@ from typing import Any
 from cluster.errors import ClusterError, LaunchError
 from cluster.launch import Topology, launch_ray, launch_torchrun
 from pretrain.config import Settings, as_tree, load_settings, setting_names
+from sharding.command import OneLineParser
 from sharding.errors import UserError
 from sharding.index import open_dataset, shards_of
 
@@ -56,12 +57,11 @@ def tell(message: str) -> None:
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    """The parser of `--config`; every other argument is an override."""
+    parser = OneLineParser(
         prog="pretrain run",
         description="Pre-train the dual encoder. Any setting of the file can be overridden: --section.name VALUE",
         epilog="settings and defaults:\n" + "\n".join(_setting_lines()) + "\n\n" + EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--config", required=True, type=Path, help="the run's settings (YAML)")
     return parser

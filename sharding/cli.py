@@ -12,9 +12,9 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from sharding.errors import UserError
+from sharding.command import OneLineParser, exit_code, positive
 from sharding.pack import SHARD_BYTES, SHARD_SAMPLES, Packed, pack
 from sharding.sources import SOURCES
 from sharding.synthetic import LAYOUTS, synthesize
@@ -44,32 +44,11 @@ SHOWN_REASONS = 10
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong with the arguments in one line instead of the whole usage, and keeps the help's own layout."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **settings)
-
-    def error(self, message: str) -> NoReturn:
-        """Exit with code 2."""
-        self.exit(2, f"sharding: {message} (see `{self.prog} --help`)\n")
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code. Results go to stdout, one line on failure to stderr."""
     arguments = build_parser().parse_args(argv)
-    try:
-        arguments.run(arguments)
-    except UserError as error:
-        print(f"sharding: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        print(f"sharding: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"sharding: interrupted; run the same command again to {arguments.again}", file=sys.stderr)
-        return 130
-    return 0
+    again = f"interrupted; run the same command again to {arguments.again}"
+    return exit_code("sharding", lambda: arguments.run(arguments), interrupted=again)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -206,13 +185,6 @@ def name_of(what: str, known: Collection[str]) -> Callable[[str], str]:
         raise argparse.ArgumentTypeError(f"there is no {what} {value!r}; {hint}known: {', '.join(known)}")
 
     return check
-
-
-def positive(value: str) -> int:
-    """An integer of at least 1."""
-    if not value.isdecimal() or int(value) < 1:
-        raise argparse.ArgumentTypeError(f"a number of at least 1 was expected, found {value!r}")
-    return int(value)
 
 
 def byte_count(value: str) -> int:
