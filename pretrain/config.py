@@ -131,8 +131,6 @@ class OptimSettings:
 
     @model_validator(mode="after")
     def _ordered(self) -> "OptimSettings":
-        if self.warmup_steps > self.steps:
-            raise ValueError(f"optim.warmup_steps {self.warmup_steps} is more than optim.steps {self.steps}")
         if self.min_lr > self.lr:
             raise ValueError(f"optim.min_lr {self.min_lr} is more than optim.lr {self.lr}")
         return self

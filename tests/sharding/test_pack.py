@@ -146,6 +146,7 @@ def test_syncpr_triplets_name_the_keys_of_their_images(write_json, picture, tmp_
 KILLED_AT_RENAME = """
 import os, pathlib, signal, sys
 from sharding.pack import pack
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started with it ignored
 left, rename = int(sys.argv[3]), pathlib.Path.replace
 def replace(self, target):
     global left
