@@ -47,7 +47,6 @@ NOISE = {
     "cuhk_pedes": Noise(wrong=0.02, dropped=0.05, vague=0.04),
 }
 TEMPLATE_PHRASES = 12  # words of phrases after which a template takes no more
-FAITHFUL = Noise(wrong=0.0, dropped=0.0, vague=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from PIL import Image
 from sharding.errors import UserError
 from sharding.synthetic import LAYOUTS, contact_sheet, synthesize
 from sharding.synthetic.camera import CUHK_FOLDERS, GENERATOR, WEB_VIDEO, photograph
-from sharding.synthetic.captions import FAITHFUL, NOISE, human_caption, observe, template_caption
+from sharding.synthetic.captions import NOISE, Noise, human_caption, observe, template_caption
 from sharding.synthetic.dice import Dice
 from sharding.synthetic.draw import draw_person
 from sharding.synthetic.figure import Frame, Pose
@@ -38,6 +38,8 @@ from sharding.synthetic.people import (
 from sharding.synthetic.words import HIDDEN_FROM_BEHIND, KIND_WORDS, phrase, shows_second, tellable
 
 PEOPLE = 40
+
+FAITHFUL = Noise(wrong=0.0, dropped=0.0, vague=0.0)
 
 
 @pytest.fixture(scope="module")
