@@ -6,12 +6,15 @@ import pytest
 
 from sharding.cli import main as sharding
 
-PEOPLE = {"pretrain_110k": 30, "luperson_t": 30, "syncpr": 20, "cuhk_pedes": 30}
+PEOPLE = {
+    "pretrain_110k": 30, "luperson_t": 30, "syncpr": 20,
+    "cuhk_pedes": 30, "icfg_pedes": 20, "rstpreid": 20, "ufine6926": 28, "ufine3c": 24,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the three pre-training sources and the benchmark, packed."""
+    """A folder with the three pre-training sources and the benchmarks, packed."""
     root = tmp_path_factory.mktemp("people")
     for layout, people in PEOPLE.items():
         raw, out = str(root / "raw" / layout), str(root / "shards" / layout)

@@ -31,6 +31,16 @@ def find_annotation(input_dir: Path, *names: str) -> Path:
     raise UserError(f"{input_dir} holds no {' or '.join(names)}")
 
 
+def only_json(input_dir: Path, expected: str = "one, the annotation") -> Path:
+    """The only JSON file in `input_dir`, whatever its name; UserError that lists them where there is not just one."""
+    require_directory(input_dir)
+    found = sorted(path for path in input_dir.glob("*.json") if path.is_file())
+    if len(found) != 1:
+        names = f" ({', '.join(path.name for path in found[:4])}{', …' if len(found) > 4 else ''})" if found else ""
+        raise UserError(f"{input_dir} holds {len(found)} *.json files{names}; expected {expected}")
+    return found[0]
+
+
 def require_directory(input_dir: Path) -> None:
     """UserError unless the folder of the raw dataset is one."""
     if not input_dir.is_dir():
@@ -50,15 +60,20 @@ def load_rows(path: Path) -> list[Any]:
     return rows
 
 
-def each_row(rows: Iterable[Any], parse: Callable[[int, dict[str, Any]], Record]) -> Iterator[Record | Reject]:
-    """`parse(row number, row)` of every row, with a Reject in place of each row it refuses."""
+def each_row(
+    rows: Iterable[Any], parse: Callable[[int, dict[str, Any]], Record], path_field: str = "file_path"
+) -> Iterator[Record | Reject]:
+    """`parse(row number, row)` of every row, with a Reject in place of each row it refuses.
+
+    `path_field` is where a refused row gives its image.
+    """
     for number, row in enumerate(rows):
         try:
             if not isinstance(row, dict):
                 raise BadField(f"row: an object was expected, found {kind(row)}")
             yield parse(number, row)
         except BadField as error:
-            yield Reject(row=number, file_path=printable_path(row), reason=str(error))
+            yield Reject(row=number, file_path=printable_path(row, path_field), reason=str(error))
 
 
 def kind(value: Any) -> str:
@@ -117,6 +132,14 @@ def split_of(row: dict[str, Any]) -> str:
     value = text(row, "split")
     if value not in SPLITS:
         raise BadField(f"split: none of {', '.join(SPLITS)}")
+    return value
+
+
+def corpus_of(row: dict[str, Any]) -> str:
+    """The row's `source`, the older corpus its image was taken from: ids of people are unique only within one."""
+    value = text(row, "source")
+    if ":" in value:
+        raise BadField("source: a colon would make its identities ambiguous")
     return value
 
 

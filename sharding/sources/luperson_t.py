@@ -19,6 +19,7 @@ from sharding.sources.annotation import (
     integer,
     kind,
     load_rows,
+    only_json,
     printable_path,
     refuse_repeated,
     require_directory,
@@ -45,12 +46,9 @@ def open_luperson_t(input_dir: Path) -> RawDataset:
 
 
 def _open_json(input_dir: Path) -> RawDataset:
-    found = sorted(input_dir.glob("*.json"))
-    if len(found) != 1:
-        expected = f"{', '.join(ARROW_FILES)} or one JSON list"
-        raise UserError(f"{input_dir} holds {len(found)} JSON files and no Arrow file; expected {expected}")
+    annotation = only_json(input_dir, expected=f"{', '.join(ARROW_FILES)} or one JSON list")
     images = input_dir / "imgs"
-    rows = load_rows(found[0])
+    rows = load_rows(annotation)
     seen: set[str] = set()
 
     def parse(number: int, row: dict[str, Any]) -> Record:
@@ -59,7 +57,7 @@ def _open_json(input_dir: Path) -> RawDataset:
         refuse_repeated(file_path, "file_path", seen)
         return record
 
-    return RawDataset(annotations=(found[0],), expected=len(rows), rows=each_row(rows, parse))
+    return RawDataset(annotations=(annotation,), expected=len(rows), rows=each_row(rows, parse))
 
 
 def _open_arrow(path: Path) -> "pyarrow.Table":

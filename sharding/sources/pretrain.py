@@ -6,51 +6,16 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from sharding.record import RawDataset, Record
-from sharding.sources.annotation import (
-    BadField,
-    captions_of,
-    each_row,
-    find_annotation,
-    image_path,
-    load_rows,
-    optional_score,
-    refuse_repeated,
-    split_of,
-    text,
-)
+from sharding.record import RawDataset
+from sharding.sources.annotation import corpus_of, find_annotation, text
+from sharding.sources.rows import open_rows
 
 
 def open_pretrain(name: str, input_dir: Path) -> RawDataset:
     """The dataset whose annotation is called `name`, with the images below `imgs/`."""
     annotation = find_annotation(input_dir, name)
-    images = input_dir / "imgs"
-    rows = load_rows(annotation)
-    seen: set[str] = set()
-
-    def parse(number: int, row: dict[str, Any]) -> Record:
-        file_path = image_path(row)
-        captions, dropped = captions_of(row)
-        source = text(row, "source")
-        if ":" in source:
-            raise BadField("source: a colon would make its identities ambiguous")
-        record = Record(
-            row=number,
-            image=images / file_path,
-            captions=captions,
-            dropped_captions=dropped,
-            identity=f"{source}:{text(row, 'ID')}",
-            source=source,
-            split=split_of(row),
-            score=optional_score(row),
-            file_path=file_path,
-        )
-        refuse_repeated(file_path, "file_path", seen)
-        return record
-
-    return RawDataset(annotations=(annotation,), expected=len(rows), rows=each_row(rows, parse))
+    return open_rows(annotation, input_dir / "imgs", person=lambda row: text(row, "ID"), corpus=corpus_of)
 
 
 open_41k = partial(open_pretrain, "PRETRAIN_41K.json")

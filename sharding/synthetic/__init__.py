@@ -14,7 +14,9 @@ from sharding.errors import UserError
 if TYPE_CHECKING:
     from PIL import Image
 
-LAYOUTS: tuple[str, ...] = ("pretrain_110k", "luperson_t", "syncpr", "cuhk_pedes")
+LAYOUTS: tuple[str, ...] = (
+    "pretrain_110k", "luperson_t", "syncpr", "cuhk_pedes", "icfg_pedes", "rstpreid", "ufine6926", "ufine3c",
+)  # fmt: skip
 
 
 def synthesize(
@@ -33,7 +35,8 @@ def synthesize(
         raise UserError(f"people is {people}: ask for at least one")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and is not an empty folder: remove it or choose another output")
-    from sharding.synthetic.layouts import WRITERS, Write
+    from sharding.synthetic.layouts import WRITERS
+    from sharding.synthetic.write import Write
 
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.parent / f".{out.name}.partial"

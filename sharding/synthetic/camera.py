@@ -74,6 +74,18 @@ CUHK_FOLDERS: dict[str, Domain] = {  # the benchmark's images were gathered from
     "test_query": replace(CAMPUS, scenes=("street", "shop"), warmth=(-0.08, 0.0)),
     "train_query": replace(CAMPUS, scenes=("street", "shop"), warmth=(-0.08, 0.0)),
 }
+MSMT_CAMERAS: tuple[Domain, ...] = (  # fifteen in the original, twelve of them outdoors, at three times of the day
+    replace(CAMPUS, exposure=(0.70, 0.95), warmth=(-0.08, 0.0), slope=0.30),
+    replace(CAMPUS, exposure=(0.95, 1.25), contrast=(0.95, 1.2), scenes=("street", "plaza")),
+    replace(CAMPUS, exposure=(0.80, 1.05), warmth=(0.03, 0.12), tilt=(0.12, 0.26)),
+    replace(CAMPUS, scenes=("lawn",), sharpness=(0.55, 0.9), height=(128, 210)),
+    replace(CEILING, tilt=(0.08, 0.22), height=(160, 250), aspect=(2.2, 3.0), warmth=(-0.02, 0.06)),
+)
+VIDEO_SCENES = Domain(  # frames of films and street videos: sharper than surveillance, in any light and any place
+    scenes=("street", "plaza", "lawn", "shop", "corridor", "studio"), height=(192, 288), aspect=(1.8, 2.9),
+    tilt=(-0.06, 0.20), fill=(0.84, 1.02), exposure=(0.70, 1.25), contrast=(0.82, 1.22), warmth=(-0.12, 0.12),
+    slope=0.34, blur=(0.0, 0.8), sharpness=(0.65, 1.0), grain=(0.3, 4.0), occlusion=0.12, quality=(72, 92),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,7 +45,12 @@ NOISE = {
     "luperson_t": Noise(wrong=0.10, dropped=0.18, vague=0.12),
     "syncpr": Noise(wrong=0.04, dropped=0.0, vague=0.0),  # the image generator's: the picture disobeys the text
     "cuhk_pedes": Noise(wrong=0.02, dropped=0.05, vague=0.04),
+    "icfg_pedes": Noise(wrong=0.03, dropped=0.14, vague=0.03),
+    "rstpreid": Noise(wrong=0.04, dropped=0.08, vague=0.05),
+    "ufine6926": Noise(wrong=0.02, dropped=0.03, vague=0.01),
+    "ufine3c": Noise(wrong=0.03, dropped=0.05, vague=0.03),
 }
+Range = tuple[float, float]
 TEMPLATE_PHRASES = 12  # words of phrases after which a template takes no more
 
 
@@ -117,9 +122,12 @@ def words(text: str) -> int:
     return len(text.split())
 
 
-def human_caption(seen: Observation, dice: Dice) -> str:
-    """Two or three plain sentences of a crowd worker, 23 words on average."""
-    told, target = seen.told(), dice.between(16, 29)
+def human_caption(seen: Observation, dice: Dice, length: Range = (16, 29)) -> str:
+    """Two or three plain sentences of a crowd worker, 23 words on average.
+
+    `length` is how many words they mean to write; the clothes are always told, other things until it is reached.
+    """
+    told, target = seen.told(), dice.between(*length)
     clothes = [name for name in told if name in ("upper", "lower")]
     phrases = {name: seen.phrase(name, dice) for name in clothes}
     used, rest = 6 + words(" ".join(phrases.values())), dice.shuffled([name for name in told if name not in clothes])

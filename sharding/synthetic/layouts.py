@@ -1,78 +1,34 @@
-"""Writes synthetic people out exactly as each real dataset lies on disk, its traps included.
+"""Writes synthetic people out exactly as each pre-training corpus lies on disk, its traps included.
 
-One function per raw layout; all of them stream pictures to disk as they are drawn. `Write.photo` draws picture number
-`view` of an identity, keyed so that it is the same whatever was drawn before.
+One function per raw layout; all of them stream pictures to disk as they are drawn. `WRITERS` lists them together with
+the benchmarks, which are in benchmarks.py.
 """
 
-import json
-import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from sharding.synthetic.camera import CEILING, CUHK_FOLDERS, GENERATOR, SHOPFRONT, WEB_VIDEO, Domain, Photo, photograph
-from sharding.synthetic.captions import (
-    NOISE,
-    Observation,
-    composed_caption,
-    edit_caption,
-    human_caption,
-    observe,
-    template_caption,
+from sharding.synthetic.benchmarks import (
+    write_cuhk_pedes,
+    write_icfg_pedes,
+    write_rstpreid,
+    write_ufine3c,
+    write_ufine6926,
 )
+from sharding.synthetic.camera import CEILING, GENERATOR, SHOPFRONT, WEB_VIDEO, Photo
+from sharding.synthetic.captions import NOISE, composed_caption, edit_caption, observe, template_caption
 from sharding.synthetic.dice import Dice
 from sharding.synthetic.long_captions import model_caption
-from sharding.synthetic.people import FAMILY_SIZE, Person, identity, random_person, redraw
+from sharding.synthetic.people import Person, identity, random_person, redraw
 from sharding.synthetic.words import phrase, shows_second, tellable
+from sharding.synthetic.write import VIEWS, Write
 
-Style = Callable[[Observation, Dice], str]
-VIEWS = {"front": 45, "back": 28, "side": 27}
 ENTIRE_ID_SHARE = 0.2  # of PRETRAIN_110K's people; the others are IUST_PersonReID's
-CUHK_SPLITS = {"train": 0.50, "val": 0.15, "test": 0.35}  # of this synthetic benchmark; the real one is 85 / 8 / 8
-CUHK_SUFFIXES = {"CUHK01": "png", "test_query": "bmp"}  # the other folders hold JPEG
 SYNCPR_EDITABLE = ("upper", "lower", "shoes", "bag", "hat", "glasses", "scarf", "carried")
 SYNCPR_EXTRA = {"": 70, "upper": 10, "lower": 10, "hair": 10}  # told beyond a changed garment
 SYNCPR_REUSED_REFERENCE = 0.2  # how often a reference is paired with a second target of its quadruple
 LUPERSON_BATCH = 256  # rows per Arrow record batch
-
-
-@dataclass(frozen=True, kw_only=True)
-class Write:
-    """One run of `synthesize`: the people of a layout and where their files go."""
-
-    layout: str
-    seed: int
-    people: int
-    root: Path
-    progress: Callable[[int, int], None]
-
-    def dice(self, *key: str | int) -> Dice:
-        """Draws for one purpose of this layout."""
-        return Dice(self.seed, self.layout, *key)
-
-    def photo(self, person: Person, index: int, view: str, number: int, domain: Domain) -> Photo:
-        """Picture `number` of identity `index`."""
-        return photograph(person, view, domain, self.dice("photo", index, number), self.dice("shade", index))
-
-    def captions(self, person: Person, index: int, view: str, number: int, count: int, style: Style) -> list[str]:
-        """`count` captions of one picture, each by its own annotator."""
-        texts = []
-        for annotator in range(count):
-            dice = self.dice("caption", index, number, annotator)
-            texts.append(style(observe(person, view, NOISE[self.layout], dice), dice))
-        return texts
-
-    def save(self, path: str, content: bytes) -> None:
-        """Write a file below the root, which is made up to its folder."""
-        target = self.root / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)
-
-    def save_json(self, path: str, rows: list[dict[str, Any]]) -> None:
-        """Write a list of records."""
-        self.save(path, (json.dumps(rows, ensure_ascii=False, indent=1) + "\n").encode())
 
 
 def write_pretrain_110k(write: Write) -> int:
@@ -247,48 +203,13 @@ def shows(person: Person, view: str, told: tuple[str, ...]) -> bool:
     return all(name in tellable(person, view) for name in told if getattr(person, name) is not None)
 
 
-def write_cuhk_pedes(write: Write) -> int:
-    """`reid_raw.json` and `imgs/` in seven folders, identities split 50 / 15 / 35 and numbered from 1 in split order.
-
-    Splits are rounded to whole families of look-alikes, so that none straddles two. The original's traps at small
-    rates: a third caption, an identity with one image, a caption that two identities of a split share, a folder of BMP.
-    """
-    rows: list[dict[str, Any]] = []
-    families = write.people / FAMILY_SIZE
-    train_end = FAMILY_SIZE * round(families * CUHK_SPLITS["train"])
-    val_end = train_end + FAMILY_SIZE * round(families * CUHK_SPLITS["val"])
-    neighbour = ""
-    for index in range(write.people):
-        person, dice = identity(write.layout, write.seed, index), write.dice("identity files", index)
-        folder = dice.pick(tuple(CUHK_FOLDERS))
-        split = "train" if index < train_end else "val" if index < val_end else "test"
-        views = dice.shuffled(("front", "back", "side", dice.weighted(VIEWS)))
-        for number in range(1 if index % 29 == 5 else dice.pick((2, 3, 3, 3, 4))):
-            view = views[number]
-            path = f"{folder}/{index + 1:05d}_{number + 1}.{CUHK_SUFFIXES.get(folder, 'jpg')}"
-            photo = write.photo(person, index, view, number, CUHK_FOLDERS[folder])
-            write.save(f"imgs/{path}", photo.encode(path[-3:]))
-            count = 3 if index % 23 == 3 and number == 0 else 2
-            captions = write.captions(person, index, view, number, count, human_caption)
-            if number == 0:
-                if index % 32 == 1:  # the second of a family of look-alikes takes over a caption of the first
-                    captions[1] = neighbour
-                neighbour = captions[0]
-            rows.append({
-                "split": split,
-                "captions": captions,
-                "file_path": path,
-                "processed_tokens": [re.findall(r"[a-z0-9'-]+", caption.lower()) for caption in captions],
-                "id": index + 1,
-            })  # fmt: skip
-        write.progress(index + 1, write.people)
-    write.save_json("reid_raw.json", rows)
-    return len(rows)
-
-
 WRITERS: dict[str, Callable[[Write], int]] = {
     "pretrain_110k": write_pretrain_110k,
     "luperson_t": write_luperson_t,
     "syncpr": write_syncpr,
     "cuhk_pedes": write_cuhk_pedes,
+    "icfg_pedes": write_icfg_pedes,
+    "rstpreid": write_rstpreid,
+    "ufine6926": write_ufine6926,
+    "ufine3c": write_ufine3c,
 }

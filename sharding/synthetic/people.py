@@ -1,7 +1,8 @@
 """Who the synthetic people are: attributes, identities and families of look-alikes.
 
-A `Person` is everything that picture and caption are made from. Half of the identities come in families of four whose
-members differ from each other in one or two fine details only, which is what makes retrieval hard.
+A `Person` is everything that picture and caption are made from. Half of the identities, in the ultra-fine benchmark all
+of them, come in families of four whose members differ from each other in one or two fine details only, which is what
+makes retrieval hard.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -70,6 +71,7 @@ CARRIED = {"phone": 32, "water bottle": 18, "umbrella": 16, "coffee cup": 12, "b
 BAG_RATE, HAT_RATE, GLASSES_RATE, SCARF_RATE, CARRIED_RATE = 0.6, 0.24, 0.26, 0.09, 0.3
 FAMILY_SIZE = 4  # look-alikes in one family: two details, each in two forms
 FAMILY_EVERY = 8  # one family opens every block of this many identities, so half of all have look-alikes
+CROWDED = {"ufine6926": FAMILY_SIZE}  # layouts whose blocks are shorter: here a block is one family, nobody is alone
 FINE_DETAILS = {
     "shoes": 20, "bag": 22, "hat": 14, "glasses": 9, "scarf": 7, "carried": 10, "hair": 8, "upper": 16, "lower": 8,
 }  # fmt: skip
@@ -132,7 +134,7 @@ def differences(one: Person, other: Person) -> tuple[str, ...]:
 
 def identity(layout: str, seed: int, index: int) -> Person:
     """Person `index` (from 0) of a layout; layouts share the vocabulary but, keyed by name, no people."""
-    block, member = divmod(index, FAMILY_EVERY)
+    block, member = divmod(index, CROWDED.get(layout, FAMILY_EVERY))
     if member >= FAMILY_SIZE:
         return random_person(Dice(seed, layout, "identity", index))
     return family(layout, seed, block)[member]

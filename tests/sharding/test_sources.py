@@ -97,6 +97,76 @@ def test_cuhk_pedes_without_splits_never_becomes_training_data(write_json):
     assert [r.split for r in read("cuhk_pedes", folder)] == ["all"]
 
 
+def test_icfg_pedes_takes_both_names_ids_from_0_and_the_split_from_its_field_alone(write_json):
+    row = {"split": "test", "file_path": "train/0000/a.jpg", "id": 0, "processed_tokens": [["a"]], "captions": ["a b"]}
+    rows = [row, row | {"split": "train", "file_path": "test/0001/b.jpg", "id": 1, "captions": "bare"}]
+    for name in ("ICFG_PEDES.json", "ICFG-PEDES.json"):
+        folder = write_json(name, rows, {})
+        records = read("icfg_pedes", folder)
+        assert [(r.identity, r.captions, r.split) for r in records] == [
+            ("icfg_pedes:0", ("a b",), "test"),
+            ("icfg_pedes:1", ("bare",), "train"),
+        ]
+        assert records[0].image == folder / "imgs/train/0000/a.jpg"
+        (folder / name).unlink()
+
+
+def test_rstpreid_names_its_images_img_path_in_records_and_rejects(write_json):
+    row = {"id": 0, "img_path": "0000_c14_0031.jpg", "captions": ["a", "b"], "split": "val"}
+    rows = [row, row, row | {"img_path": "../x.jpg"}, row | {"img_path": "y.jpg", "id": "0"}, {"file_path": "z.jpg"}]
+    folder = write_json("data_captions.json", rows, {})
+    out = read("rstpreid", folder)
+    assert [(r.identity, r.file_path, r.image) for r in out if isinstance(r, Record)] == [
+        ("rstpreid:0", "0000_c14_0031.jpg", folder / "imgs/0000_c14_0031.jpg")
+    ]
+    assert [(r.row, r.file_path, r.reason) for r in out if isinstance(r, Reject)] == [
+        (1, "0000_c14_0031.jpg", "img_path: already given by an earlier row"),
+        (2, "../x.jpg", "img_path: leads out of the input folder"),
+        (3, "y.jpg", "id: an integer was expected, found string"),
+        (4, "", "img_path: missing"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["UFine6926.json", "annotations.json"])
+def test_ufine6926_takes_its_only_json_whatever_the_name_and_images_below_images(write_json, name):
+    row = {"split": "train", "id": 1, "file_path": "00001/1.jpg", "captions": ["a", "b"]}
+    folder = write_json(name, [row, row | {"split": "test", "id": 2, "file_path": "2.jpg"}], {})
+    records = read("ufine6926", folder)
+    assert [(r.identity, r.split, r.source) for r in records] == [
+        ("ufine6926:1", "train", "ufine6926"),
+        ("ufine6926:2", "test", "ufine6926"),
+    ]
+    assert records[0].image == folder / "images/00001/1.jpg"
+
+
+@pytest.mark.parametrize("source", ["ufine6926", "ufine3c"])
+def test_two_json_files_are_listed_rather_than_one_guessed(write_json, source):
+    write_json("a.json", [], {})
+    with pytest.raises(UserError, match=r"holds 2 \*\.json files \(a\.json, b\.json\); expected one"):
+        SOURCES[source](write_json("b.json", [], {}))
+
+
+def test_ufine3c_tells_the_people_of_its_sources_apart_and_is_never_training_data(write_json):
+    row = {"id": 7, "source": "CUHK-PEDES", "split": "test", "file_path": "a.jpg", "captions": ["a", "b", "c"]}
+    rows = [
+        row,
+        row | {"source": "ICFG-PEDES", "file_path": "b.jpg"},
+        row | {"split": "train", "file_path": "c.jpg"},
+        row | {"source": "a:b", "file_path": "d.jpg"},
+        {name: value for name, value in row.items() if name != "source"},
+    ]
+    out = read("ufine3c", write_json("UFine3C.json", rows, {}))
+    assert [(r.identity, r.source, r.split, len(r.captions)) for r in out if isinstance(r, Record)] == [
+        ("CUHK-PEDES:7", "CUHK-PEDES", "test", 3),
+        ("ICFG-PEDES:7", "ICFG-PEDES", "test", 3),
+    ]
+    assert rejected(out) == {
+        2: "split: UFine3C is for evaluation only, test was expected",
+        3: "source: a colon would make its identities ambiguous",
+        4: "source: missing",
+    }
+
+
 def syncpr_row(left, right, cpr_id, captions=("In red.", "In blue."), edit="Wearing blue."):
     return {
         "reference_caption": captions[0],

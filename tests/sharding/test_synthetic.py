@@ -17,13 +17,24 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sharding.errors import UserError
+from sharding.record import Record, Reject
+from sharding.sources import SOURCES
 from sharding.synthetic import LAYOUTS, contact_sheet, synthesize
-from sharding.synthetic.camera import CUHK_FOLDERS, GENERATOR, WEB_VIDEO, photograph
+from sharding.synthetic.benchmarks import longer, medium
+from sharding.synthetic.camera import (
+    CUHK_FOLDERS,
+    GENERATOR,
+    MSMT_CAMERAS,
+    VIDEO_SCENES,
+    WEB_VIDEO,
+    photograph,
+)
 from sharding.synthetic.captions import NOISE, Noise, human_caption, observe, template_caption
 from sharding.synthetic.dice import Dice
 from sharding.synthetic.draw import draw_person
 from sharding.synthetic.figure import Frame, Pose
-from sharding.synthetic.layouts import SYNCPR_EDITABLE, Write, generated_pair, quadruple
+from sharding.synthetic.fine_captions import LEAST, fine_caption
+from sharding.synthetic.layouts import SYNCPR_EDITABLE, generated_pair, quadruple
 from sharding.synthetic.long_captions import MODEL_WINDOW, model_caption
 from sharding.synthetic.people import (
     CLOTHES_COLOURS,
@@ -35,7 +46,8 @@ from sharding.synthetic.people import (
     identity,
     redraw,
 )
-from sharding.synthetic.words import HIDDEN_FROM_BEHIND, KIND_WORDS, phrase, shows_second, tellable
+from sharding.synthetic.words import COLOUR_WORDS, HIDDEN_FROM_BEHIND, KIND_WORDS, phrase, shows_second, tellable
+from sharding.synthetic.write import Write
 
 PEOPLE = 40
 
@@ -148,12 +160,87 @@ def test_cuhk_pedes_has_its_fields_its_folders_and_its_traps(roots):
     assert max(Counter(caption for caption, _ in told_of).values()) > 1
 
 
-def test_cuhk_pedes_keeps_an_identity_and_its_look_alikes_in_one_split(roots):
-    rows = json.loads((roots["cuhk_pedes"] / "reid_raw.json").read_text())
-    splits_of = {row["id"]: {other["split"] for other in rows if other["id"] == row["id"]} for row in rows}
-    assert Counter(min(splits) for splits in splits_of.values()) == {"train": 20, "val": 8, "test": 12}
-    for first in range(1, PEOPLE + 1, FAMILY_EVERY):
-        assert len(set.union(*(splits_of[first + member] for member in range(FAMILY_SIZE)))) == 1
+def test_icfg_pedes_has_one_caption_ids_from_0_and_paths_that_name_other_splits(roots):
+    rows = json.loads((roots["icfg_pedes"] / "ICFG-PEDES.json").read_text())
+    for row in rows:
+        assert [*row] == ["split", "captions", "file_path", "processed_tokens", "id"]
+        assert len(row["captions"]) == len(row["processed_tokens"]) == 1
+        assert (roots["icfg_pedes"] / "imgs" / row["file_path"]).is_file()
+    assert {row["id"] for row in rows} == set(range(PEOPLE))
+    folders = {(row["split"], Path(row["file_path"]).parts[0]) for row in rows}
+    assert {("train", "test"), ("test", "test"), ("train", "train")} <= folders
+
+
+def test_rstpreid_has_five_images_of_a_person_by_five_cameras_under_img_path(roots):
+    rows = json.loads((roots["rstpreid"] / "data_captions.json").read_text())
+    for row in rows:
+        assert [*row] == ["id", "img_path", "captions", "split"]
+        assert len(row["captions"]) == 2
+        assert (roots["rstpreid"] / "imgs" / row["img_path"]).is_file()
+    cameras = {(row["id"], row["img_path"].split("_")[1]) for row in rows}
+    assert Counter(person for person, _ in cameras) == dict.fromkeys(range(PEOPLE), 5)
+    assert len(rows) == 5 * PEOPLE
+
+
+def test_ufine6926_has_two_captions_ids_from_1_and_no_val(roots):
+    (annotation,) = roots["ufine6926"].glob("*.json")
+    rows = json.loads(annotation.read_text())
+    for row in rows:
+        assert [*row] == ["split", "id", "file_path", "captions"]
+        assert len(row["captions"]) == 2
+        assert (roots["ufine6926"] / "images" / row["file_path"]).is_file()
+    assert {row["id"] for row in rows} == set(range(1, PEOPLE + 1))
+    assert {row["split"] for row in rows} == {"train", "test"}
+
+
+def test_ufine3c_is_a_test_set_of_three_sources_whose_ids_repeat_and_of_captions_in_many_lengths(roots):
+    (annotation,) = roots["ufine3c"].glob("*.json")
+    rows = json.loads(annotation.read_text())
+    for row in rows:
+        assert [*row] == ["id", "source", "split", "file_path", "captions"]
+        assert 4 <= len(row["captions"]) <= 6
+        assert (roots["ufine3c"] / "images" / row["file_path"]).is_file()
+    assert {row["split"] for row in rows} == {"test"}
+    people = {(row["source"], row["id"]) for row in rows}
+    assert len(people) == PEOPLE
+    assert max(Counter(number for _, number in people).values()) == len({source for source, _ in people}) == 3
+    lengths = [len(caption.split()) for row in rows for caption in row["captions"]]
+    assert min(lengths) < 20
+    assert max(lengths) > 120
+
+
+SPLIT = {  # people by split of 40
+    "cuhk_pedes": ("reid_raw.json", {"train": 20, "val": 8, "test": 12}),
+    "icfg_pedes": ("ICFG-PEDES.json", {"train": 32, "test": 8}),
+    "rstpreid": ("data_captions.json", {"train": 24, "val": 8, "test": 8}),
+    "ufine6926": ("UFine6926.json", {"train": 28, "test": 12}),
+}
+
+
+@pytest.mark.parametrize("layout", SPLIT)
+def test_a_benchmark_keeps_an_identity_and_its_look_alikes_in_one_split(roots, layout):
+    name, people = SPLIT[layout]
+    rows = json.loads((roots[layout] / name).read_text())
+    splits_of = [{row["split"] for row in rows if row["id"] == one} for one in sorted({row["id"] for row in rows})]
+    assert Counter(split for splits in splits_of for split in splits) == people
+    for first in range(0, PEOPLE, FAMILY_SIZE):
+        assert len(set.union(*splits_of[first : first + FAMILY_SIZE])) == 1
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_its_source_reads_a_layout_without_a_reject(roots, layout):
+    rows = list(SOURCES[layout](roots[layout]).rows)
+    records = [row for row in rows if isinstance(row, Record)]
+    assert [row for row in rows if isinstance(row, Reject)] == []
+    assert sum(record.dropped_captions for record in records) == 0
+    assert all(isinstance(record.image, bytes) or record.image.is_file() for record in records)
+
+
+def test_in_the_ultra_fine_benchmark_everybody_has_three_look_alikes():
+    people = everyone(80, "ufine6926")
+    for index, person in enumerate(people):
+        alike = [other for other in people if 1 <= len(differences(person, other)) <= 2]
+        assert len(alike) >= FAMILY_SIZE - 1, index
 
 
 @given(seed=st.integers(0, 2**31), block=st.integers(0, 10**6))
@@ -190,6 +277,9 @@ def test_captions_carry_the_noise_that_is_set(layout):
         (human_caption, (8, 40), (21, 25)),
         (template_caption, (5, 32), (15, 25)),
         (model_caption, MODEL_WINDOW, (66, 72)),
+        (longer, (8, 45), (23, 29)),
+        (medium, (18, 90), (36, 46)),
+        (fine_caption, (LEAST, 218), (68, 92)),
     ],
 )
 @pytest.mark.parametrize("view", ["front", "back", "side"])
@@ -200,11 +290,11 @@ def test_captions_are_as_long_as_their_source_writes_them(style, window, mean, v
     assert mean[0] <= sum(lengths) / len(lengths) <= mean[1]
 
 
-@settings(max_examples=100)
+@settings(deadline=None, max_examples=100)
 @given(index=st.integers(0, 10**6), view=st.sampled_from(["front", "back", "side"]))
 def test_captions_are_clean_english_that_mirroring_leaves_true(index, view):
     person = identity("any", 1, index)
-    for style in (human_caption, template_caption, model_caption):
+    for style in (human_caption, template_caption, model_caption, longer, medium, fine_caption):
         seen = observe(person, view, NOISE["pretrain_110k"], Dice(index))
         text = style(seen, Dice(index, view))
         assert re.fullmatch(r"[A-Z][a-zA-Z',. -]+\.", text)
@@ -214,9 +304,37 @@ def test_captions_are_clean_english_that_mirroring_leaves_true(index, view):
         assert not re.search(
             r"footwear|something in|head shows|dress\b[^.]* on the upper body|body is covered by[^.]* dress\b", text
         )
-        assert not ("shopping bag" in text and re.search("carry a bag|No bag", text))
+        assert not ("shopping bag" in text and re.search("carry a bag|not carrying a bag|No bag", text))
         assert not ("combines" in text and seen.state["upper"] == "dropped")
         assert not (view == "back" and "glasses" in text)
+
+
+@settings(deadline=None, max_examples=100)
+@given(index=st.integers(0, 10**6), view=st.sampled_from(["front", "back", "side"]))
+def test_an_ultra_fine_caption_tells_everything_that_can_be_seen(index, view):
+    person = identity("any", 3, index)
+    text = fine_caption(observe(person, view, FAITHFUL, Dice(index)), Dice(index, view))
+    for name in tellable(person, view):
+        value = getattr(person, name)
+        if name == "scarf":
+            assert re.search(f"({'|'.join(COLOUR_WORDS.get(value, (value,)))}) scarf", text)
+        elif name != "hair":
+            kind = value if isinstance(value, str) else value.kind
+            assert any(word in text for word in KIND_WORDS[kind]), name
+        if not isinstance(value, str) and getattr(value, "kind", "") != "bald":
+            assert any(word in text for word in COLOUR_WORDS.get(value.colour, (value.colour,))), name
+    if shows_second(person, view):
+        assert any(word in text for word in COLOUR_WORDS.get(person.upper.second, (person.upper.second,)))
+    if person.lower is not None and person.lower.length != "long":
+        assert person.lower.length in text
+
+
+@pytest.mark.parametrize("layout", ["icfg_pedes", "rstpreid", "ufine6926"])
+def test_the_captions_on_disk_have_the_lengths_of_the_benchmark(roots, layout):
+    low, high = {"icfg_pedes": (33, 43), "rstpreid": (23, 29), "ufine6926": (72, 90)}[layout]
+    rows = json.loads((roots[layout] / SPLIT[layout][0]).read_text())
+    lengths = [len(caption.split()) for row in rows for caption in row["captions"]]
+    assert low <= sum(lengths) / len(lengths) <= high
 
 
 @pytest.mark.parametrize("kind", UPPERS["woman"])
@@ -227,7 +345,7 @@ def test_a_garment_mistaken_for_another_has_words(kind):
         assert any(word in text for word in KIND_WORDS[kind])
 
 
-@settings(max_examples=100)
+@settings(deadline=None, max_examples=100)
 @given(index=st.integers(0, 10**6), view=st.sampled_from(["front", "back", "side"]), number=st.integers(0, 9))
 def test_what_can_be_told_can_be_seen(index, view, number):
     person, dice = identity("any", 1, index), Dice("changes", index)
@@ -298,7 +416,7 @@ def mentions(edit: str, name: str, before, after) -> bool:
 
 
 @pytest.mark.parametrize("view", ["front", "back", "side"])
-@pytest.mark.parametrize("domain", [*CUHK_FOLDERS.values(), GENERATOR, WEB_VIDEO])
+@pytest.mark.parametrize("domain", [*CUHK_FOLDERS.values(), *MSMT_CAMERAS, GENERATOR, WEB_VIDEO, VIDEO_SCENES])
 def test_pictures_are_upright_rgb_within_their_domain_and_none_is_blank(domain, view):
     for index in range(4):
         photo = photograph(identity("any", 2, index), view, domain, Dice(view, index), Dice(index))
@@ -351,7 +469,7 @@ def test_mistakes_are_told_in_one_line(tmp_path):
 
 
 def test_the_contact_sheet_has_a_row_per_person_and_a_column_per_view():
-    small, large = (contact_sheet("cuhk_pedes", people=n, columns=n, captions=True) for n in (1, 2))
+    small, large = (contact_sheet("cuhk_pedes", people=n, columns=4 * n, captions=True) for n in (1, 2))
     assert large.height > 1.8 * small.height
     assert large.width > 1.8 * small.width
 
