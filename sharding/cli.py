@@ -7,14 +7,12 @@ import argparse
 import difflib
 import json
 import sys
-import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sharding.command import OneLineParser, exit_code, positive
+from sharding.command import OneLineParser, exit_code, positive, progress_bar
 from sharding.pack import SHARD_BYTES, SHARD_SAMPLES, Packed, pack
 from sharding.sources import SOURCES
 from sharding.synthetic import LAYOUTS, synthesize
@@ -147,31 +145,6 @@ def pack_table(packed: Packed) -> str:
         rate = packed.images_written / packed.seconds
         lines.append(f"wrote      {packed.images_written:,} images in {packed.seconds:.1f} s, {rate:,.0f} images/s")
     return "\n".join(lines)
-
-
-@contextmanager
-def progress_bar(label: str, unit: str) -> Iterator[Callable[[int, int], None] | None]:
-    """A function (done, total) that draws a bar with units per second on stderr; None where stderr is no terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    rate = TextColumn(f"{{task.fields[rate]:,.0f}} {unit}/s")
-    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(label, total=None, rate=0.0)
-        start = drawn = time.perf_counter()
-
-        def show(done: int, total: int) -> None:
-            nonlocal drawn
-            now = time.perf_counter()
-            if done == total or now - drawn > 0.1:
-                drawn = now
-                bar.update(task, completed=done, total=total, rate=done / (now - start))
-
-        yield show
 
 
 def name_of(what: str, known: Collection[str]) -> Callable[[str], str]:

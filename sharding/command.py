@@ -2,7 +2,9 @@
 
 import argparse
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from sharding.errors import UserError
@@ -44,3 +46,28 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
+
+
+@contextmanager
+def progress_bar(label: str, unit: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A function (done, total) that draws a bar with units per second on stderr; None where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    rate = TextColumn(f"{{task.fields[rate]:,.0f}} {unit}/s")
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(label, total=None, rate=0.0)
+        start = drawn = time.perf_counter()
+
+        def show(done: int, total: int) -> None:
+            nonlocal drawn
+            now = time.perf_counter()
+            if done == total or now - drawn > 0.1:
+                drawn = now
+                bar.update(task, completed=done, total=total, rate=done / (now - start))
+
+        yield show

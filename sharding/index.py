@@ -41,11 +41,13 @@ class Shard:
 class Dataset:
     """A complete packed dataset. `counts` holds images, captions, identities … in total and below `splits`.
 
-    `tables` maps the Parquet tables besides the indexes to their sha256.
+    `source` names the raw layout, which the root hash covers. `tables` maps the Parquet tables besides the indexes to
+    their sha256.
     """
 
     directory: Path
     name: str
+    source: str
     root_hash: str
     counts: dict[str, Any]
     shards: tuple[Shard, ...]
@@ -174,7 +176,15 @@ def publish(
         "root_hash": digest,
     }
     write_durably(directory / "dataset.json", (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
-    return Dataset(directory=directory, name=name, root_hash=digest, counts=counts, shards=tuple(shards), tables=tables)
+    return Dataset(
+        directory=directory,
+        name=name,
+        source=settings["source"],
+        root_hash=digest,
+        counts=counts,
+        shards=tuple(shards),
+        tables=tables,
+    )
 
 
 def read_dataset_json(directory: Path) -> dict[str, Any]:
@@ -206,6 +216,7 @@ def open_dataset(directory: Path) -> Dataset:
         dataset = Dataset(
             directory=directory,
             name=content["name"],
+            source=dict(content["settings"]).get("source", ""),  # packing always names it; the root hash tells the rest
             root_hash=content["root_hash"],
             counts=content["counts"],
             shards=tuple(Shard(**shard) for shard in content["shards"]),

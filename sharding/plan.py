@@ -84,6 +84,7 @@ class Plan:
         for stream, quota in zip(streams, self.quotas, strict=True):
             if quota == 0:
                 raise ValueError(f"dataset {stream.name}: weight {stream.weight} is below one sample in {block}")
+        self.shares = [quota / block for quota in self.quotas]  # of the samples, by stream
         self._orders = [_StreamOrder(stream, seed, i, window) for i, stream in enumerate(self.streams)]
 
     @property

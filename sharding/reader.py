@@ -6,13 +6,16 @@ import mmap
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sharding.errors import UserError
-from sharding.index import Dataset, Shard, pack_again, read_index, shards_of, tar_path
+from sharding.index import Dataset, pack_again, read_index, shards_of, tar_path
+
+if TYPE_CHECKING:
+    import pyarrow
 
 COLUMNS = ["key", "identity"]
 COLUMNS += [f"{member}_{what}" for member in ("image", "json") for what in ("offset", "size", "sha256")]
@@ -28,17 +31,44 @@ class Sample:
     identity: str
 
 
-class SplitReader:
-    """The samples of one split, by (shard, row).
+@dataclass(frozen=True, kw_only=True)
+class People:
+    """Which people of a split are read: those held out, or the others.
 
-    Reads the split's indexes at once (about 350 bytes a sample) and maps each tar when it is first touched. Safe to
-    share between threads. Raises UserError if the dataset has no such split.
+    A person is held out where the hash of the identity says so, in about `share` of all cases: the same people whatever
+    else the dataset holds, so a validation split can be carved from a benchmark that has none.
     """
 
-    def __init__(self, dataset: Dataset, split: str) -> None:
+    share: float
+    held_out: bool
+
+    def chosen(self, identities: NDArray[Any]) -> NDArray[np.bool_]:
+        """Which rows belong to the chosen people. [n] strings -> [n] bool."""
+        names, place = np.unique(identities.astype(str), return_inverse=True)
+        return np.array([_held_out(name, self.share) == self.held_out for name in names.tolist()], dtype=bool)[place]
+
+    def __str__(self) -> str:
+        return f"{'the held-out' if self.held_out else 'all but the held-out'} {100 * self.share:g} % of the people"
+
+
+def _held_out(identity: str, share: float) -> bool:
+    return int.from_bytes(hashlib.sha256(f"held out {identity}".encode()).digest()[:8]) < share * 2**64
+
+
+class SplitReader:
+    """The samples of one split, or of some of its `people`, by (shard, row).
+
+    Reads the split's indexes at once (about 350 bytes a sample) and maps each tar when it is first touched. Safe to
+    share between threads. Raises UserError if the dataset has no such split, or the split none of the people.
+    """
+
+    def __init__(self, dataset: Dataset, split: str, people: People | None = None) -> None:
         self.dataset, self.split = dataset, split
         self.shards = shards_of(dataset, split)
-        self._columns = [_columns(dataset, shard) for shard in self.shards]
+        self._people = people
+        self._columns = [_columns(table) for table in self._tables(COLUMNS)]
+        if not len(self):
+            raise UserError(f"{dataset.directory}: split {split!r} has nobody among {people}")
         self._maps: dict[int, mmap.mmap] = {}
 
     def __len__(self) -> int:
@@ -46,7 +76,23 @@ class SplitReader:
 
     @property
     def shard_samples(self) -> tuple[int, ...]:
-        return tuple(shard.samples for shard in self.shards)
+        """How many samples are read of each shard."""
+        return tuple(len(columns["key"]) for columns in self._columns)
+
+    def index(self, columns: list[str]) -> "pyarrow.Table":
+        """The named columns of the index (`sample_schema`) for the samples read, in packing order."""
+        import pyarrow as pa
+
+        return pa.concat_tables(self._tables(columns))
+
+    def _tables(self, columns: list[str]) -> "list[pyarrow.Table]":
+        """The same, a table for each shard."""
+        wanted = columns if self._people is None else [*columns, "identity"]
+        tables = [read_index(self.dataset, shard, list(dict.fromkeys(wanted))) for shard in self.shards]
+        if self._people is None:
+            return tables
+        masks = [self._people.chosen(table["identity"].to_numpy(zero_copy_only=False)) for table in tables]
+        return [table.filter(mask).select(columns) for table, mask in zip(tables, masks, strict=True)]
 
     @cached_property
     def identities(self) -> list[NDArray[Any]]:
@@ -83,8 +129,7 @@ class SplitReader:
         return data
 
 
-def _columns(dataset: Dataset, shard: Shard) -> dict[str, NDArray[Any]]:
-    table = read_index(dataset, shard, COLUMNS)
+def _columns(table: "pyarrow.Table") -> dict[str, NDArray[Any]]:
     return {name: table.column(name).to_numpy(zero_copy_only=False) for name in COLUMNS}
 
 
