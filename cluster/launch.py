@@ -1,4 +1,6 @@
-"""Runs one function on N ranks, through Ray Train or inside torchrun, and turns a rank's failure into one clear line.
+"""Runs one function on N ranks: through Ray Train, inside torchrun, or one rank in this process.
+
+A rank's failure becomes one clear line.
 
 `pretrain.run` calls it with the resolved settings; the function finds torch.distributed already initialised.
 Ray and torch are imported inside the functions that need them, so that importing this module costs nothing.
@@ -117,15 +119,36 @@ def launch_torchrun(worker: Worker, settings: dict[str, Any], *, topology: Topol
             "`torchrun --nproc-per-node N -m pretrain.run --config FILE --launch.backend torchrun`"
         )
     import torch
-    import torch.distributed as distributed
 
     if topology.gpus_per_rank:
         local_rank, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local_rank >= there:
             raise ClusterError(f"local rank {local_rank} has no GPU: this machine has {there}")
         torch.cuda.set_device(local_rank)
+    _run_in_group(worker, settings, topology)
+
+
+def launch_local(worker: Worker, settings: dict[str, Any], *, topology: Topology) -> None:
+    """Runs `worker(settings)` as the only rank, in this process.
+
+    Raises ClusterError for a topology with a GPU where there is none.
+    """
+    assert topology.ranks == 1, topology
+    import torch
+    from torch.distributed import HashStore
+
+    if topology.gpus_per_rank and not torch.cuda.is_available():
+        raise ClusterError("the local backend finds no GPU here; --launch.gpus_per_rank 0 runs on the CPU")
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}  # as any launcher does
+    _run_in_group(worker, settings, topology, store=HashStore(), rank=0, world_size=1)
+
+
+def _run_in_group(worker: Worker, settings: dict[str, Any], topology: Topology, **group: Any) -> None:
+    """`worker(settings)` with torch.distributed initialised (nccl with GPUs, else gloo), and destroyed in any case."""
+    import torch.distributed as distributed
+
     backend = "nccl" if topology.gpus_per_rank else "gloo"
-    distributed.init_process_group(backend, timeout=timedelta(seconds=topology.timeout_s))
+    distributed.init_process_group(backend, timeout=timedelta(seconds=topology.timeout_s), **group)
     try:
         worker(settings)
     finally:

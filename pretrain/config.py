@@ -12,13 +12,17 @@ from collections.abc import Iterator
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from sharding.errors import UserError
+
+INITIAL = ("init", "stretch_text")  # settings of a model that only say what it begins with
+
+HELD_OUT = "held_out"  # as eval.split: the people that data.hold_out keeps from training
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -56,9 +60,24 @@ class DataSettings:
     flip: Share = 0.5  # probability of a horizontal flip
     pad: Annotated[int, Field(ge=0)] = 10  # pixels of padding before the random crop
     erase: Share = 0.0  # probability of random erasing
+    mask_words: Share = 0.0  # of the caption's word pieces, replaced by the mask token
+    replace_words: Share = 0.0  # replaced by a random word piece
+    delete_words: Share = 0.0  # left out
+    mlm: Share = 0.0  # masked in a second copy of the caption, to be predicted (15 % in BERT and IRRA)
+    sampler: Literal["random", "identity"] = "random"  # identity: per_identity images of a person stand side by side
+    per_identity: Annotated[int, Field(ge=2)] = 4
+    hold_out: Annotated[float, Field(ge=0, lt=1)] = (
+        0.0  # share of the people left out of training (eval.split held_out)
+    )
     prefetch: Positive = 4  # batches decoded ahead
     threads: Positive = 1  # decoding threads of one rank
     log_samples: bool = False  # write the key of every sample of every step to samples/rank-R.jsonl
+
+    @model_validator(mode="after")
+    def _shares(self) -> "DataSettings":
+        if self.mask_words + self.replace_words + self.delete_words > 1 + 1e-9:  # sums like 0.7 + 0.2 + 0.1 round
+            raise ValueError("data.mask_words, replace_words and delete_words are shares: they add up to more than 1")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -85,7 +104,8 @@ class ModelSettings:
     quick_gelu: bool = False  # true for OpenAI's weights
     vision_cfg: VisionSettings = VisionSettings()
     text_cfg: TextSettings = TextSettings()
-    init: Path | None = None  # open_clip weights (.safetensors or .pt); none means random
+    init: Path | None = None  # weights to begin with (open_clip or Hugging Face); none means random
+    stretch_text: Literal["linear", "keep20"] | None = None  # how text positions are made where init has fewer
 
     @model_validator(mode="after")
     def _divisible(self) -> "ModelSettings":
@@ -122,6 +142,7 @@ class OptimSettings:
     steps: Positive = 1000
     batch_size: Positive = 512  # samples per step over all ranks
     lr: Annotated[float, Field(gt=0)] = 1e-4
+    new_lr_scale: Annotated[float, Field(gt=0)] = 5.0  # times lr, for the heads of fine-tuning
     min_lr: NonNegative = 0.0  # where the cosine ends
     warmup_steps: Annotated[int, Field(ge=0)] = 100
     weight_decay: NonNegative = 0.2
@@ -144,7 +165,7 @@ class EngineSettings:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class LaunchSettings:
-    backend: Literal["ray", "torchrun"] = "ray"
+    backend: Literal["ray", "torchrun", "local"] = "ray"  # local: one rank in this process
     ranks: Positive = 1
     cpus_per_rank: Positive = 1
     gpus_per_rank: Literal[0, 1] = 0
@@ -160,9 +181,11 @@ class CheckpointSettings:
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class EvalSettings:
     data: Path | None = None  # a packed benchmark, relative to data.root; none means no evaluation
-    split: str = "val"
+    split: str = "val"  # held_out: the people that data.hold_out keeps from training
     every: Positive = 500  # steps; always at the first and the last step
     batch_size: Positive = 256
+    keep: Literal["best", "last"] | None = None  # which weights go to run.dir/export: of the best R@1, or the last ones
+    select_on_test: bool = False  # allow the test split to choose them, which makes its figures no held-out result
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -178,6 +201,40 @@ class Settings:
     eval: EvalSettings = EvalSettings()
     resume: Literal["auto", "never"] = "auto"  # auto continues from the newest complete checkpoint of run.dir
 
+    @property
+    def evaluated_split(self) -> str:
+        """The split of eval.data whose people, all or those held out, are evaluated."""
+        return self.data.split if self.eval.split == HELD_OUT else self.eval.split
+
+    @model_validator(mode="after")
+    def _held_out_people_exist(self) -> "Settings":
+        if self.eval.split == HELD_OUT and not self.data.hold_out:
+            raise ValueError(f"eval.split {HELD_OUT} needs people kept from training: set data.hold_out, e.g. 0.1")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_to_keep_are_evaluated(self) -> "Settings":
+        if self.eval.keep == "best" and self.eval.data is None:
+            raise ValueError("eval.keep best needs eval.data to tell which weights are best")
+        if self.eval.keep == "best" and self.eval.split == "test" and not self.eval.select_on_test:
+            raise ValueError("eval.split test would select weights on the test split: write --eval.select_on_test true")
+        return self
+
+    @model_validator(mode="after")
+    def _one_local_rank(self) -> "Settings":
+        if self.launch.backend == "local" and self.launch.ranks > 1:
+            raise ValueError(f"launch.backend local runs one rank, not {self.launch.ranks}: ray or torchrun run more")
+        return self
+
+    @model_validator(mode="after")
+    def _groups_fill_the_batch(self) -> "Settings":
+        if self.data.sampler == "identity" and self.optim.batch_size % self.data.per_identity:
+            raise ValueError(
+                f"optim.batch_size {self.optim.batch_size} is not a multiple of "
+                f"data.per_identity {self.data.per_identity}"
+            )
+        return self
+
     @model_validator(mode="after")
     def _ranks_share_the_batch(self) -> "Settings":
         if self.optim.batch_size % self.launch.ranks:
@@ -187,11 +244,19 @@ class Settings:
         return self
 
 
+AnySettings = TypeVar("AnySettings", bound=Settings)
+
+
 def load_settings(path: str | Path, overrides: list[str]) -> Settings:
     """The settings of `path` with dotted `overrides` (`--optim.lr 1e-4` or `--optim.lr=1e-4`) applied.
 
     Raises UserError naming every problem, one per line; an unknown key comes with the nearest known one.
     """
+    return settings_from(override(read_tree(path), overrides, Settings), Settings)
+
+
+def read_tree(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file; UserError if there is none."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no settings file {path}")
@@ -203,18 +268,26 @@ def load_settings(path: str | Path, overrides: list[str]) -> Settings:
         raise UserError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path} must hold a mapping of settings, not a {type(tree).__name__}")
+    return tree
+
+
+def override(tree: dict[str, Any], overrides: list[str], settings_class: type[Settings]) -> dict[str, Any]:
+    """`tree`, changed in place by dotted overrides."""
     for key, value in parse_overrides(overrides):
-        _assign(tree, key, value)
-    return settings_from(tree)
+        _assign(tree, key, value, settings_class)
+    return tree
 
 
-def settings_from(tree: dict[str, Any]) -> Settings:
+def settings_from(
+    tree: dict[str, Any],
+    settings_class: type[AnySettings] = Settings,  # type: ignore[assignment]
+) -> AnySettings:
     """Settings from a nested dict; raises UserError with every problem found."""
     try:
-        return TypeAdapter(Settings).validate_python(tree)
+        return TypeAdapter(settings_class).validate_python(tree)
     except ValidationError as error:
         problems = [problem for problem in error.errors() if not _follows_from_another(problem, error.errors())]
-        raise UserError("\n".join(_explain(problem) for problem in problems)) from None
+        raise UserError("\n".join(_explain(problem, settings_class) for problem in problems)) from None
 
 
 def _follows_from_another(problem: Any, problems: list[Any]) -> bool:
@@ -242,18 +315,23 @@ def parse_overrides(arguments: list[str]) -> Iterator[tuple[str, Any]]:
 
 def as_tree(settings: Settings) -> dict[str, Any]:
     """The resolved settings as plain JSON/YAML values."""
-    return TypeAdapter(Settings).dump_python(settings, mode="json")
+    return TypeAdapter(type(settings)).dump_python(settings, mode="json")
+
+
+INDECISIVE = ("launch", "checkpoint", "eval", "resume", "schedule")  # schedule: epochs, which optim counts in steps
+INDECISIVE_DATA = ("root", "prefetch", "threads", "log_samples")
 
 
 def decisive(tree: dict[str, Any]) -> dict[str, Any]:
-    """The part of `as_tree` that decides the weights at a given step: data, model, loss, optim, precision and seed.
+    """The part of `as_tree` that decides the weights at a given step: data, model, losses, optim, precision and seed.
 
     Where the data lie, how fast they are read and which weights the run began with are left out.
     """
-    data = {key: tree["data"][key] for key in ("mixture", "split", "flip", "pad", "erase")}
-    model = {key: value for key, value in tree["model"].items() if key != "init"}
+    kept = {name: section for name, section in tree.items() if name not in INDECISIVE}
+    data = {key: value for key, value in tree["data"].items() if key not in INDECISIVE_DATA}
+    model = {key: value for key, value in tree["model"].items() if key not in INITIAL}
     rest = {"engine": {"precision": tree["engine"]["precision"]}, "run": {"seed": tree["run"]["seed"]}}
-    return {"data": data, "model": model, "loss": tree["loss"], "optim": tree["optim"], **rest}
+    return {**kept, "data": data, "model": model, **rest}
 
 
 def settings_hash(settings: Settings) -> str:
@@ -263,7 +341,7 @@ def settings_hash(settings: Settings) -> str:
 
 def open_clip_config(model: ModelSettings) -> dict[str, Any]:
     """The `model_cfg` that open_clip builds the same architecture from."""
-    config = {key: value for key, value in asdict(model).items() if key != "init"}
+    config = {key: value for key, value in asdict(model).items() if key not in INITIAL}
     config["vision_cfg"]["image_size"] = list(model.vision_cfg.image_size)
     return config
 
@@ -279,7 +357,7 @@ def setting_names(settings_class: Any = Settings, prefix: str = "") -> Iterator[
             yield f"{prefix}{field.name}", "required" if field.default is MISSING else field.default
 
 
-def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:
+def _assign(tree: dict[str, Any], dotted: str, value: Any, settings_class: type[Settings]) -> None:
     *parents, last = dotted.split(".")
     node: Any = tree
     try:
@@ -289,13 +367,13 @@ def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:
             node = node[int(name) if isinstance(node, list) else name]
         node[int(last) if isinstance(node, list) else last] = value
     except (ValueError, IndexError, TypeError, AttributeError):
-        raise UserError(f"unknown setting {dotted}{_nearest(dotted)}") from None
+        raise UserError(f"unknown setting {dotted}{_nearest(dotted, settings_class)}") from None
 
 
-def _explain(problem: Any) -> str:
+def _explain(problem: Any, settings_class: type[Settings]) -> str:
     place = ".".join(str(part) for part in problem["loc"])
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"unknown setting {place}{_nearest(place)}"
+        return f"unknown setting {place}{_nearest(place, settings_class)}"
     if problem["type"] in ("missing", "missing_argument"):
         return f"setting {place} is missing"
     message = problem["msg"].removeprefix("Value error, ").replace("valid tuple", "list").replace("Tuple", "List")
@@ -306,8 +384,8 @@ def _explain(problem: Any) -> str:
     )
 
 
-def _nearest(place: str) -> str:
-    known = [name for name, _ in setting_names()]
+def _nearest(place: str, settings_class: type[Settings]) -> str:
+    known = [name for name, _ in setting_names(settings_class)]
     sections = sorted({name.rpartition(".")[0] for name in known} - {""})
     mixture = (
         [f"data.mixture.{place.split('.')[2]}.{f.name}" for f in fields(MixtureSettings)]

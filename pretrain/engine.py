@@ -1,4 +1,4 @@
-"""The engine: the dual encoder under DeepSpeed ZeRO 0 to 3, with a configuration made from ours.
+"""The engine: the dual encoder and its losses under DeepSpeed ZeRO 0 to 3, with a configuration made from ours.
 
 The only file that imports deepspeed. Weights stay in fp32 and bf16 is autocast, so that one world-size-free checkpoint
 (fp32 weights and Adam moments by parameter name) serves every stage and precision.
@@ -6,6 +6,7 @@ The only file that imports deepspeed. Weights stay in fp32 and bf16 is autocast,
 
 import os
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,7 @@ from pretrain.augment import normalise
 from pretrain.config import Settings
 from pretrain.features import encode
 from pretrain.loader import Batch
-from pretrain.losses import gather_batch, weighted_loss
-from pretrain.model import DualEncoder
+from pretrain.objective import Objective
 from pretrain.optim import learning_rate, parameter_groups
 from pretrain.text import PackedText
 
@@ -50,23 +50,26 @@ def compute_dtype(settings: Settings) -> torch.dtype:
 class Engine:
     """One training run's model and optimizer. All ranks must construct it and call its methods together."""
 
-    def __init__(self, model: DualEncoder, settings: Settings, device: torch.device) -> None:
+    def __init__(self, objective: Objective, settings: Settings, device: torch.device) -> None:
         import deepspeed
 
         self.settings, self.device = settings, device
         self.world_size = torch.distributed.get_world_size()
-        self.parameters = sum(parameter.numel() for parameter in model.parameters())
-        model.to(device)
-        groups = parameter_groups(model, settings.optim.weight_decay)
+        self.parameters = sum(parameter.numel() for parameter in objective.parameters())
+        objective.to(device)
         optim = settings.optim
+        groups = parameter_groups(objective, optim)
         self._adam = torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True)
         # DeepSpeed builds a small operator with ninja, which a virtual environment keeps in its own bin.
         os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-        deepspeed.init_distributed(dist_backend=torch.distributed.get_backend())
-        self._engine, *_ = deepspeed.initialize(
-            model=model, optimizer=self._adam, config=deepspeed_config(settings, self.world_size)
-        )
-        self._names = {parameter: name for name, parameter in self._engine.module.named_parameters()}
+        with redirect_stdout(sys.stderr):  # it prints what it builds, and stdout is for results
+            deepspeed.init_distributed(dist_backend=torch.distributed.get_backend())
+            self._engine, *_ = deepspeed.initialize(
+                model=objective, optimizer=self._adam, config=deepspeed_config(settings, self.world_size)
+            )
+        # A checkpoint names the encoder's parameters as an export does, and the heads' `heads.…`.
+        named = self._engine.module.named_parameters()
+        self._names = {parameter: name.removeprefix("encoder.") for name, parameter in named}
         self._start_adam()
 
     def train_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
@@ -76,24 +79,24 @@ class Engine:
         of the global batch.
         """
         for group in self._engine.optimizer.param_groups:
-            group["lr"] = learning_rate(step, self.settings.optim)
+            group["lr"] = learning_rate(step, self.settings.optim) * group["lr_scale"]
         self._engine.train()
-        image, text, scale = self._engine(normalise(batch.images), batch.text)
-        loss, parts = weighted_loss(
-            gather_batch(image, text, batch.identity),
-            scale,
-            self.settings.loss.weights,
-            sdm_temperature=self.settings.loss.sdm_temperature,
-        )
+        loss, terms = self._engine(normalise(batch.images), batch.text, batch)
         self._engine.backward(loss)
         self._engine.step()
         if not self._engine.was_step_applied():  # ZeRO skips a step with such gradients in silence
             raise FloatingPointError(f"a gradient is not finite at step {step}: lower optim.lr, or use fp32")
-        return {"loss": loss.detach(), "scale": scale.detach()[0], **parts}
+        return {"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}}
 
     def encode(self, images: Tensor | None, text: PackedText | None) -> tuple[Tensor, Tensor]:
         """Normalised features fp32 [B, E] of uint8 images and of packed captions; all ranks must call under ZeRO-3."""
         return encode(self._engine, self.device, images, text)
+
+    def weights(self) -> State:
+        """fp32 weights by parameter name on the CPU. All ranks must call; only rank 0 gets them, others none."""
+        keep = torch.distributed.get_rank() == 0
+        full = ((name, self._full(parameter, None)) for parameter, name in self._names.items())
+        return {name: tensor.detach().cpu().clone() for name, tensor in full if keep}
 
     def state(self) -> tuple[State, State]:
         """fp32 weights by parameter name, and Adam moments by `NAME.exp_avg` and `NAME.exp_avg_sq`, on the CPU.

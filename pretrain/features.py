@@ -1,13 +1,18 @@
-"""Features of a benchmark split on all ranks: every image once for the gallery, every caption once as a query."""
+"""Features of a benchmark split on all ranks: every image once for the gallery, every caption once as a query.
 
-from collections.abc import Callable, Iterator, Sequence
+Rows stand in packing order (captions image by image) whatever the number of ranks, so that features can be kept and
+compared; whose they are follows from the split's index, without a look into the shards.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pretrain.augment import normalise
@@ -19,7 +24,9 @@ from pretrain.text import PackedText, pack, tokenize
 from sharding.reader import SplitReader
 
 Item = TypeVar("Item")
+Loaded = TypeVar("Loaded")
 Encode = Callable[[Tensor | None, PackedText | None], tuple[Tensor, Tensor]]
+Progress = Callable[[int, int], None]  # (done, total)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +48,46 @@ class Shapes:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Labels:
+    """Who is on the G images of a split, in packing order, from its index alone.
+
+    keys: G sample keys. gallery_ids: int64 [G], contiguous from 0 in the order of the identities' names. captions:
+    int64 [G], the number of captions of each image; they sum to Q.
+    """
+
+    keys: tuple[str, ...]
+    gallery_ids: Tensor
+    captions: Tensor
+
+    @classmethod
+    def of(cls, benchmark: SplitReader) -> "Labels":
+        """The labels of a split; UserError if an index is damaged."""
+        import pyarrow.compute as pc
+
+        table = benchmark.index(["key", "identity", "caption_words"])
+        identities = np.array(table["identity"].to_pylist())
+        captions = pc.list_value_length(table["caption_words"]).to_numpy()
+        return cls(
+            keys=tuple(table["key"].to_pylist()),
+            gallery_ids=torch.from_numpy(np.unique(identities, return_inverse=True)[1].astype(np.int64)),
+            captions=torch.from_numpy(captions.astype(np.int64)),
+        )
+
+    @cached_property
+    def query_ids(self) -> Tensor:
+        """The identity of every caption, int64 [Q]."""
+        return self.gallery_ids.repeat_interleave(self.captions)
+
+    @cached_property
+    def caption_names(self) -> tuple[str, ...]:
+        """What errors call the Q captions: key and number, such as `cuhk_pedes-000000007 caption 2`."""
+        counts = zip(self.keys, self.captions.tolist(), strict=True)
+        return tuple(f"{key} caption {number + 1}" for key, count in counts for number in range(count))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Features:
-    """query [Q, E] and gallery [G, E], normalised fp32, with their identities as int64 [Q] and [G]."""
+    """query [Q, E] and gallery [G, E], normalised fp32 on the CPU, with their identities as int64 [Q] and [G]."""
 
     query: Tensor
     query_ids: Tensor
@@ -54,31 +99,45 @@ class Features:
         return retrieval_metrics(self.query, self.query_ids, self.gallery, self.gallery_ids)
 
 
-def extract_features(encode: Encode, benchmark: SplitReader, shapes: Shapes) -> Features:
-    """The features of one benchmark split. All ranks must call; each encodes every W-th image and its captions.
+def extract_features(
+    encode: Encode, benchmark: SplitReader, shapes: Shapes, progress: Progress | None = None
+) -> Features:
+    """The features of one benchmark split, in packing order. All ranks must call; each encodes one stretch of images.
 
     `encode` maps uint8 images [B, 3, H, W] or packed captions to normalised features. Every rank calls it equally
     often, with a spare sample whose result is dropped where it has run out, because ZeRO-3 gathers parameters inside.
+    The next batch is read and decoded while `encode` runs. `progress` hears of this rank's images and captions.
     """
-    rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    spare = benchmark.sample(0, 0)
-    images, owners, captions = [], [], []
-    for part in _equal_batches(range(rank, len(benchmark), world_size), shapes.batch_size):
+    labels = Labels.of(benchmark)
+    mine, spare = _share(len(benchmark)), benchmark.sample(0, 0)
+    total = len(mine) + int(labels.captions[mine.start : mine.stop].sum())
+
+    def load_images(part: Sequence[int]) -> tuple[Tensor, list[str], int]:
         samples = [benchmark.sample(*benchmark.place(i)) for i in part]
         pixels = stack([decode(sample, shapes.image_size) for sample in samples or [spare]])
-        images.append(encode(pixels, None)[0][: len(samples)])
-        owners += [sample.identity for sample in samples]
-        captions += [(caption, sample.identity) for sample in samples for caption in sample.captions]
-    texts = []
-    for pairs in _equal_batches(captions, shapes.batch_size):
-        rows = [tokenize(caption, shapes.context_length) for caption, _ in pairs or [(spare.captions[0], "")]]
-        texts.append(encode(None, pack(rows))[1][: len(pairs)])
-    names = np.unique(np.concatenate([ids.astype(str) for ids in benchmark.identities]))
+        return pixels, [caption for sample in samples for caption in sample.captions], len(part)
+
+    def load_text(part: Sequence[str]) -> tuple[PackedText, int]:
+        return pack([tokenize(caption, shapes.context_length) for caption in part or spare.captions[:1]]), len(part)
+
+    images, texts, captions, done = [], [], [], 0
+    for pixels, owned, count in _one_ahead(load_images, _equal_batches(mine, shapes.batch_size)):
+        images.append(encode(pixels, None)[0][:count].cpu())
+        captions += owned
+        done += count
+        if progress:
+            progress(done, total)
+    assert len(mine) + len(captions) == total, "the index counts other captions than the shards hold"
+    for text, count in _one_ahead(load_text, _equal_batches(captions, shapes.batch_size)):
+        texts.append(encode(None, text)[1][:count].cpu())
+        done += count
+        if progress:
+            progress(done, total)
     return Features(
         query=_gather_rows(torch.cat(texts)),
-        query_ids=_gather_rows(_numbers([owner for _, owner in captions], names)),
+        query_ids=labels.query_ids,
         gallery=_gather_rows(torch.cat(images)),
-        gallery_ids=_gather_rows(_numbers(owners, names)),
+        gallery_ids=labels.gallery_ids,
     )
 
 
@@ -96,27 +155,41 @@ def encode(
     return image, text_features
 
 
+def _share(number: int) -> range:
+    """This rank's stretch of `number` items; the stretches of all ranks laid end to end are all of them, in order."""
+    rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    return range(number * rank // world_size, number * (rank + 1) // world_size)
+
+
+def _one_ahead(load: Callable[[Item], Loaded], items: Iterable[Item]) -> Iterator[Loaded]:
+    """`load(item)` of each item in order, run in a thread while the caller still works on the one before."""
+    with ThreadPoolExecutor(1, thread_name_prefix="load") as pool:
+        ahead: Future[Loaded] | None = None
+        for item in items:
+            following = pool.submit(load, item)
+            if ahead is not None:
+                yield ahead.result()
+            ahead = following
+        if ahead is not None:
+            yield ahead.result()
+
+
 def _equal_batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
     """`items` in batches of `size`, and empty ones until every rank has had as many. All ranks must call."""
-    for i in range(max(_over_ranks(-(-len(items) // size)))):
+    for i in range(max(over_ranks(-(-len(items) // size)))):
         yield items[i * size : (i + 1) * size]
-
-
-def _numbers(owners: list[str], names: NDArray[np.str_]) -> Tensor:
-    """The place of each owner among the sorted `names`, int64."""
-    return torch.from_numpy(np.searchsorted(names, np.array(owners, dtype=names.dtype)).astype(np.int64))
 
 
 def _gather_rows(mine: Tensor) -> Tensor:
     """This rank's rows [n, ...] and those of the other ranks, in rank order, on the CPU. All ranks must call."""
-    sizes = _over_ranks(len(mine))
+    sizes = over_ranks(len(mine))
     padded = mine.new_zeros(max(sizes), *mine.shape[1:])
     padded[: len(mine)] = mine
     gathered = gather_plain(padded.to(_device())).cpu().split(max(sizes))
     return torch.cat([part[:size] for part, size in zip(gathered, sizes, strict=True)])
 
 
-def _over_ranks(number: int) -> list[int]:
+def over_ranks(number: int) -> list[int]:
     """`number` of every rank. All ranks must call."""
     return gather_plain(torch.tensor([number], device=_device())).tolist()
 

@@ -18,12 +18,14 @@ from PIL import Image as PillowImage
 from torch import Tensor
 
 from pretrain.augment import Image, augment
-from pretrain.config import DataSettings
-from pretrain.text import PackedText, pack, tokenize
+from pretrain.config import HELD_OUT, DataSettings, Settings
+from pretrain.text import MaskedText, PackedText, pack, tokenize
+from pretrain.text_augment import augment_ids, mask_ids
 from sharding.errors import UserError
+from sharding.identity_plan import IdentityPlan
 from sharding.index import open_dataset
 from sharding.plan import Plan, Stream, generator
-from sharding.reader import Sample, SplitReader
+from sharding.reader import People, Sample, SplitReader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,7 @@ class Batch:
 
     images: uint8 [b, 3, H, W]. text: b packed captions. identity: int64 [b], contiguous over the mixture.
     position: the global position of the first sample of the *global* batch. keys: b sample keys.
+    masked: the same captions with tokens to be predicted, where data.mlm asks for them.
     """
 
     images: Tensor
@@ -39,6 +42,7 @@ class Batch:
     identity: Tensor
     position: int
     keys: tuple[str, ...]
+    masked: MaskedText | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`."""
@@ -48,6 +52,7 @@ class Batch:
             identity=self.identity.to(device, non_blocking=True),
             position=self.position,
             keys=self.keys,
+            masked=self.masked.to(device) if self.masked else None,
         )
 
 
@@ -58,31 +63,48 @@ class Mixture:
     """
 
     def __init__(self, settings: DataSettings, seed: int) -> None:
+        kept = People(share=settings.hold_out, held_out=False) if settings.hold_out else None
         self.readers = [
-            SplitReader(open_dataset(settings.root / part.path), settings.split) for part in settings.mixture
+            SplitReader(open_dataset(settings.root / part.path), settings.split, kept) for part in settings.mixture
         ]
         streams = [
             Stream(
                 name=reader.dataset.name,
                 root_hash=reader.dataset.root_hash,
-                split=settings.split,
+                split=f"{settings.split}, {kept}" if kept else settings.split,
                 shard_samples=reader.shard_samples,
                 weight=part.weight,
             )
             for reader, part in zip(self.readers, settings.mixture, strict=True)
         ]
-        try:
-            self.plan = Plan(streams, seed=seed)
-        except ValueError as error:
-            raise UserError(str(error)) from None
+        self.plan = self._plan(settings, streams, seed)
         names = np.concatenate([ids.astype(str) for reader in self.readers for ids in reader.identities])
         self.identities = {name: number for number, name in enumerate(np.unique(names).tolist())}
+
+    def _plan(self, settings: DataSettings, streams: list[Stream], seed: int) -> Plan | IdentityPlan:
+        if settings.sampler == "identity":
+            if len(streams) > 1:
+                raise UserError(f"data.sampler identity takes one dataset, data.mixture names {len(streams)}")
+            return IdentityPlan(streams[0], self.readers[0].identities, per_identity=settings.per_identity, seed=seed)
+        try:
+            return Plan(streams, seed=seed)
+        except ValueError as error:
+            raise UserError(str(error)) from None
 
     def samples(self, positions: Sequence[int]) -> Iterator[tuple[int, Sample]]:
         """(position, sample) for each of `positions`."""
         places = self.plan.locate(positions)
         for position, stream, shard, row in zip(positions, places.stream, places.shard, places.row, strict=True):
             yield position, self.readers[stream].sample(int(shard), int(row))
+
+
+def open_evaluated(settings: Settings) -> SplitReader | None:
+    """The people that `eval` measures on, or None where it names none; UserError where they are not there."""
+    if settings.eval.data is None:
+        return None
+    dataset = open_dataset(settings.data.root / settings.eval.data)
+    people = People(share=settings.data.hold_out, held_out=True) if settings.eval.split == HELD_OUT else None
+    return SplitReader(dataset, settings.evaluated_split, people)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,13 +150,17 @@ def load_batch(mixture: Mixture, settings: LoaderSettings, position: int) -> Bat
     """The batch of `settings.rank` in the global batch that begins at `position`."""
     share = settings.global_batch // settings.world_size
     first = position + settings.rank * share
-    images, rows, identity, keys = [], [], [], []
+    images, rows, masked, identity, keys = [], [], [], [], []
     for place, sample in mixture.samples(range(first, first + share)):
         draw = generator(mixture.plan.seed, "sample", place)
         caption = sample.captions[draw.integers(len(sample.captions))]
         image = decode(sample, settings.image_size)
         images.append(np.ascontiguousarray(augment(image, settings.data, draw)))
-        rows.append(tokenize(caption, settings.context_length))
+        ids = np.frombuffer(tokenize(caption, settings.context_length), "<u2")
+        view, originals = augment_ids(ids, settings.data, draw)
+        rows.append(view.tobytes())
+        if settings.data.mlm:  # of the words as they were: what augmentation put there is not to be predicted
+            masked.append(mask_ids(originals, settings.data.mlm, draw))
         identity.append(mixture.identities[sample.identity])
         keys.append(sample.key)
     return Batch(
@@ -143,6 +169,7 @@ def load_batch(mixture: Mixture, settings: LoaderSettings, position: int) -> Bat
         identity=torch.tensor(identity),
         position=position,
         keys=tuple(keys),
+        masked=MaskedText.of(masked) if masked else None,
     )
 
 

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import closing, nullcontext
 from typing import Any
 
@@ -20,45 +21,56 @@ from pretrain.checkpoint import keep_newest, only_writer, read_tensors, write_ch
 from pretrain.config import Settings, as_tree, settings_from, settings_hash
 from pretrain.engine import Engine, compute_dtype
 from pretrain.features import Shapes, extract_features
-from pretrain.loader import Loader, LoaderSettings, Mixture
+from pretrain.loader import Loader, LoaderSettings, Mixture, open_evaluated
 from pretrain.model import DualEncoder
+from pretrain.objective import ContrastiveObjective, Objective, load_parameters
 from pretrain.optim import learning_rate
 from pretrain.resume import Checkpoint, agree_on_checkpoint
+from pretrain.selection import Selection
 from pretrain.telemetry import Telemetry, average_over_ranks, plot_curves, read_metrics
 from pretrain.weights import build_model
-from sharding.index import open_dataset, write_durably
+from sharding.identity_plan import IdentityPlan
+from sharding.index import write_durably
 from sharding.plan import Plan
 from sharding.reader import SplitReader
 
 log = logging.getLogger(__name__)
 
+MakeObjective = Callable[[DualEncoder, int], Objective]  # of the encoder and the number of identities
+
 
 def train(tree: dict[str, Any]) -> None:
-    """Train by the settings `tree` (as from `as_tree`). All ranks must call, torch.distributed initialised."""
-    settings = settings_from(tree)
+    """Pre-train by the settings `tree` (as from `as_tree`). All ranks must call, torch.distributed initialised."""
+    settings = settings_from(tree, Settings)
+    train_objective(settings, lambda encoder, identities: ContrastiveObjective(encoder, settings.loss))
+
+
+def train_objective(settings: Settings, make_objective: MakeObjective) -> None:
+    """Train what `make_objective` makes of the encoder and the number of identities. All ranks must call."""
     rank = dist.get_rank()
     device = set_up_rank(settings, rank)
     with only_writer(settings.run.dir) if rank == 0 else nullcontext():
         if rank == 0:
             record(settings)
-        run_steps(settings, rank, device)
+        run_steps(settings, make_objective, rank, device)
 
 
-def run_steps(settings: Settings, rank: int, device: torch.device) -> None:
+def run_steps(settings: Settings, make_objective: MakeObjective, rank: int, device: torch.device) -> None:
     """From the data to the last checkpoint. All ranks must call."""
     mixture = Mixture(settings.data, settings.run.seed)
-    benchmark = open_benchmark(settings)
+    benchmark = open_evaluated(settings)
     checkpoint = agree_on_checkpoint(settings, mixture.plan)
-    engine = start_engine(settings, checkpoint, device)
+    engine = start_engine(settings, make_objective, len(mixture.identities), checkpoint, device)
     say_start(settings, mixture, checkpoint, engine)
 
     first, position = (checkpoint.manifest.step, checkpoint.manifest.position) if checkpoint else (0, 0)
     last = min(settings.optim.steps, settings.run.stop_at or settings.optim.steps)
+    selection = Selection(settings, mixture.plan)
     loader = Loader(mixture, loader_settings(settings, rank), position)
     with closing(loader), Telemetry(settings, first) as telemetry:
         batches = iter(loader)
         if first == 0:
-            evaluate(engine, benchmark, telemetry, 0)
+            evaluate(engine, benchmark, telemetry, selection, 0)
         for step in range(first, last):
             began = time.perf_counter()
             batch = next(batches).to(device)
@@ -70,9 +82,11 @@ def run_steps(settings: Settings, rank: int, device: torch.device) -> None:
             telemetry.step(step, batch, losses, rate=rate, wait_s=waited, step_s=took)
             done = step + 1
             if done % settings.eval.every == 0 or done == settings.optim.steps:
-                evaluate(engine, benchmark, telemetry, done)
+                evaluate(engine, benchmark, telemetry, selection, done)
             if done % settings.checkpoint.every == 0 or done == last:
                 save(engine, settings, mixture.plan, done)
+        if last == settings.optim.steps:
+            selection.at_end(engine, last)
     if rank == 0:
         plot_curves(read_metrics(telemetry.path), settings.run.dir / "curves.png")
         log.info("done after step %d: %s", max(last, first), settings.run.dir)
@@ -108,23 +122,28 @@ def record(settings: Settings) -> None:
         stale.unlink()  # announced by ranks that were killed; this run may have fewer
 
 
-def start_engine(settings: Settings, checkpoint: Checkpoint | None, device: torch.device) -> Engine:
+def start_engine(
+    settings: Settings,
+    make_objective: MakeObjective,
+    identities: int,
+    checkpoint: Checkpoint | None,
+    device: torch.device,
+) -> Engine:
     """The engine with the weights and moments of `checkpoint`, or with initial weights. All ranks must call."""
     if checkpoint is None:
-        return Engine(build_model(settings.model, settings.run.seed), settings, device)
+        return Engine(make_objective(build_model(settings.model, settings.run.seed), identities), settings, device)
     folder, manifest = checkpoint.folder, checkpoint.manifest
-    model = DualEncoder(settings.model)
-    model.load_state_dict(read_tensors(folder, manifest, "weights.safetensors"))
-    engine = Engine(model, settings, device)
+    objective = make_objective(DualEncoder(settings.model), identities)
+    load_parameters(objective, read_tensors(folder, manifest, "weights.safetensors"))
+    engine = Engine(objective, settings, device)
     engine.load_moments(read_tensors(folder, manifest, "moments.safetensors"), manifest.step)
     return engine
 
 
 def say_start(settings: Settings, mixture: Mixture, checkpoint: Checkpoint | None, engine: Engine) -> None:
     """The facts of the run, in a few lines of the log."""
-    for stream, quota in zip(mixture.plan.streams, mixture.plan.quotas, strict=True):
-        share = 100 * quota / mixture.plan.block
-        log.info("data %s: %d samples, %.1f %% of the mixture", stream.name, sum(stream.shard_samples), share)
+    for stream, share in zip(mixture.plan.streams, mixture.plan.shares, strict=True):
+        log.info("data %s: %d samples, %.1f %% of the mixture", stream.name, sum(stream.shard_samples), 100 * share)
     log.info(describe(engine.device, compute_dtype(settings)))
     log.info(
         "ZeRO stage %d, %d ranks, global batch %d, %.1f M parameters, settings %s",
@@ -149,24 +168,21 @@ def loader_settings(settings: Settings, rank: int) -> LoaderSettings:
     )
 
 
-def open_benchmark(settings: Settings) -> SplitReader | None:
-    """The held-out split that `eval` names, or None where it names none."""
-    if settings.eval.data is None:
-        return None
-    return SplitReader(open_dataset(settings.data.root / settings.eval.data), settings.eval.split)
-
-
-def evaluate(engine: Engine, benchmark: SplitReader | None, telemetry: Telemetry, step: int) -> None:
-    """Retrieval metrics of the weights after `step` steps, into the telemetry. All ranks must call."""
+def evaluate(
+    engine: Engine, benchmark: SplitReader | None, telemetry: Telemetry, selection: Selection, step: int
+) -> None:
+    """Record retrieval metrics of the weights after `step` steps, into the telemetry. All ranks must call."""
     if benchmark is None:
         return
     shapes = Shapes.of(engine.settings.model, engine.settings.eval.batch_size)
-    features = extract_features(engine.encode, benchmark, shapes)
+    features, metrics = extract_features(engine.encode, benchmark, shapes), None
     if dist.get_rank() == 0:
-        telemetry.evaluation(step, features.metrics().as_dict())
+        metrics = features.metrics().as_dict()
+        telemetry.evaluation(step, metrics)
+    selection.after_evaluation(engine, step, metrics)
 
 
-def save(engine: Engine, settings: Settings, plan: Plan, step: int) -> None:
+def save(engine: Engine, settings: Settings, plan: Plan | IdentityPlan, step: int) -> None:
     """Write the checkpoint of `step` and remove old ones. All ranks must call; none goes on before it is complete."""
     weights, moments = engine.state()
     if dist.get_rank() == 0:

@@ -1,6 +1,6 @@
 """Contrastive losses over the global batch: each rank scores its own rows against the columns of all ranks.
 
-Stands between the dual encoder and the engine: the engine calls `gather_batch` once per step and hands the result to
+Stands between the dual encoder and the engine: the objective calls `gather_batch` once per step and hands the result to
 `weighted_loss`. Every loss is the mean over this rank's rows, so the mean over ranks, which is what the engine makes of
 the gradients, is the loss of the whole batch. Nothing here is chunked: the logits are one [b, B] matrix per direction.
 
@@ -38,21 +38,33 @@ def gather_batch(image: Tensor, text: Tensor, identity: Tensor) -> GlobalBatch:
     `image` and `text` are L2-normalised features [b, D], row i of each the i-th pair; `identity` is int64 [b].
     Half-precision features are raised to fp32 before they travel, so that gradients are summed over ranks in fp32.
     """
-    assert image.shape == text.shape, (image.shape, text.shape)
-    assert identity.shape == image.shape[:1], (identity.shape, image.shape)
-    image, text = _at_least_fp32(image), _at_least_fp32(text)
-    # One collective each way for both modalities: no order between two backwards for the ranks to agree on.
-    all_image, all_text = gather(torch.stack([image, text], dim=1)).unbind(dim=1)
-    first_row = dist.get_rank() * len(image) if _world_size() > 1 else 0
-    return GlobalBatch(
-        image=image,
-        text=text,
-        identity=identity,
-        all_image=all_image,
-        all_text=all_text,
-        all_identity=gather_plain(identity),
-        first_row=first_row,
-    )
+    return gather_batches({"": (image, text)}, identity)[""]
+
+
+def gather_batches(pairs: dict[str, tuple[Tensor, Tensor]], identity: Tensor) -> dict[str, GlobalBatch]:
+    """`gather_batch` for several views (image, text), each [b, D of its own], of the same pairs, by name.
+
+    One collective each way for all of them: no order between two backwards for the ranks to agree on.
+    """
+    raised = {name: (at_least_fp32(image), at_least_fp32(text)) for name, (image, text) in pairs.items()}
+    flat = [x for pair in raised.values() for x in pair]
+    assert all(x.shape == other.shape for x, other in raised.values()), [x.shape for x in flat]
+    assert all(x.ndim == 2 and len(x) == len(identity) for x in flat), (identity.shape, [x.shape for x in flat])
+    gathered = iter(gather(torch.cat(flat, dim=1)).split([x.shape[1] for x in flat], dim=1))
+    all_identity = gather_plain(identity)
+    first_row = dist.get_rank() * len(identity) if number_of_ranks() > 1 else 0
+    return {
+        name: GlobalBatch(
+            image=image,
+            text=text,
+            identity=identity,
+            all_image=next(gathered),
+            all_text=next(gathered),
+            all_identity=all_identity,
+            first_row=first_row,
+        )
+        for name, (image, text) in raised.items()
+    }
 
 
 def gather(x: Tensor) -> Tensor:
@@ -61,14 +73,14 @@ def gather(x: Tensor) -> Tensor:
     The backward sums over ranks what each rank's loss asks of the local rows, so all ranks must run it too. Alone
     (no process group, or a world of one) it returns x itself.
     """
-    return _Gather.apply(x) if _world_size() > 1 else x
+    return _Gather.apply(x) if number_of_ranks() > 1 else x
 
 
 def gather_plain(x: Tensor) -> Tensor:
     """Concatenate x [b, …] of all ranks along dim 0 to [W·b, …]; no gradient. All ranks must call, equal shapes."""
-    if _world_size() == 1:
+    if number_of_ranks() == 1:
         return x
-    gathered = x.new_empty((_world_size() * x.shape[0], *x.shape[1:]))
+    gathered = x.new_empty((number_of_ranks() * x.shape[0], *x.shape[1:]))
     dist.all_gather_into_tensor(gathered, x.detach().contiguous())
     return gathered
 
@@ -82,7 +94,7 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         total = grad.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
-        return total.chunk(_world_size())[dist.get_rank()]
+        return total.chunk(number_of_ranks())[dist.get_rank()]
 
 
 def itc(batch: GlobalBatch, scale: Tensor | float) -> Tensor:
@@ -114,6 +126,12 @@ def sdm(batch: GlobalBatch, scale: Tensor | float) -> Tensor:
 LOSSES: dict[str, Callable[[GlobalBatch, Tensor | float], Tensor]] = {"itc": itc, "sdm": sdm}
 
 
+def weigh(terms: dict[str, Tensor], weights: dict[str, float]) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weighted sum of the terms, and the unweighted terms, detached; all of them scalars."""
+    total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+    return total, {name: term.detach() for name, term in terms.items()}
+
+
 def weighted_loss(
     batch: GlobalBatch, scale: Tensor, weights: dict[str, float], *, sdm_temperature: float | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -127,8 +145,7 @@ def weighted_loss(
     for name in weights:
         own_scale = 1 / sdm_temperature if name == "sdm" and sdm_temperature is not None else scale
         terms[name] = LOSSES[name](batch, own_scale)
-    total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
-    return total, {name: term.detach() for name, term in terms.items()}
+    return weigh(terms, weights)
 
 
 def _logits(rows: Tensor, columns: Tensor, scale: Tensor | float) -> Tensor:
@@ -143,9 +160,11 @@ def _divergence(logits: Tensor, log_q: Tensor) -> Tensor:
     return (log_p.exp() * (log_p - log_q)).sum(dim=1).mean()
 
 
-def _at_least_fp32(x: Tensor) -> Tensor:
+def at_least_fp32(x: Tensor) -> Tensor:
+    """x in fp32, or as it is where it is wider."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _world_size() -> int:
+def number_of_ranks() -> int:
+    """The number of ranks; one where there is no process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

@@ -9,6 +9,7 @@ Shapes: B samples, N image tokens (patches + CLS), T tokens of a packed text bat
 import math
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ MAX_SCALE = 100.0  # CLIP's ceiling on 1 / temperature
 INITIAL_SCALE = 1 / 0.07
 
 Attend = Callable[[Tensor], Tensor]  # [..., 3, H, D] -> [..., H * D]
+Look = Callable[[PackedText | None, Tensor], None]  # text (none for images), qkv of a tower's last block
 
 
 class QuickGELU(nn.Module):
@@ -69,25 +71,39 @@ class Transformer(nn.Module):
     def __init__(self, width: int, layers: int, heads: int, quick_gelu: bool) -> None:
         super().__init__()
         self.resblocks = nn.ModuleList(Block(width, heads, quick_gelu) for _ in range(layers))
-        # CLIP's initialisation: residual branches scaled down by the depth.
-        inward, outward, hidden = width**-0.5, (2 * layers * width) ** -0.5, (2 * width) ** -0.5
-        deviation = {
-            "in_proj_weight": inward,
-            "out_proj.weight": outward,
-            "c_fc.weight": hidden,
-            "c_proj.weight": outward,
-        }
-        for name, parameter in self.named_parameters():
-            for ending, std in deviation.items():
-                if name.endswith(ending):
-                    nn.init.normal_(parameter, std=std)
-            if name.endswith("bias"):
-                nn.init.zeros_(parameter)
+        reset_blocks(self, width, layers)
 
-    def forward(self, x: Tensor, attend: Attend) -> Tensor:
-        for block in self.resblocks:
+    def forward(self, x: Tensor, attend: Attend, look: Callable[[Tensor], None] | None = None) -> Tensor:
+        """`look` is shown the queries, keys and values [..., 3, H, D] of the last block."""
+
+        def attend_seen(qkv: Tensor) -> Tensor:
+            if look is not None:
+                look(qkv)
+            return attend(qkv)
+
+        *blocks, last = self.resblocks
+        for block in blocks:
             x = block(x, attend)
-        return x
+        return last(x, attend_seen)
+
+
+def reset_blocks(blocks: nn.Module, width: int, layers: int) -> None:
+    """CLIP's initialisation of `layers` transformer blocks: residual branches scaled down by the depth."""
+    inward, outward, hidden = width**-0.5, (2 * layers * width) ** -0.5, (2 * width) ** -0.5
+    deviation = {
+        "in_proj_weight": inward,
+        "query.weight": inward,
+        "key_value.weight": inward,
+        "out_proj.weight": outward,
+        "c_fc.weight": hidden,
+        "c_proj.weight": outward,
+    }
+    for name, parameter in blocks.named_parameters():
+        for ending, std in deviation.items():
+            if name.endswith(ending):
+                nn.init.normal_(parameter, std=std)
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
 
 
 class VisionTower(nn.Module):
@@ -105,12 +121,13 @@ class VisionTower(nn.Module):
         self.ln_post = nn.LayerNorm(width)
         self.proj = nn.Parameter(scale * torch.randn(width, embed_dim))
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, all_tokens: bool = False, look: Callable[[Tensor], None] | None = None) -> Tensor:
+        """Features [B, E] of the CLS token; of `all_tokens`, that one first, [B, N, E]."""
         patches_BNC = self.conv1(images).flatten(2).transpose(1, 2)
-        cls_B1C = self.class_embedding.to(patches_BNC.dtype).expand(len(images), 1, -1)
+        cls_B1C = self.class_embedding.to(patches_BNC.dtype).expand(images.shape[0], 1, -1)
         x_BNC = torch.cat([cls_B1C, patches_BNC], 1) + self.positional_embedding
-        x_BNC = self.transformer(self.ln_pre(x_BNC), attend_image)
-        return self.ln_post(x_BNC[:, 0]) @ self.proj
+        x_BNC = self.transformer(self.ln_pre(x_BNC), attend_image, look)
+        return self.ln_post(x_BNC if all_tokens else x_BNC[:, 0]) @ self.proj
 
 
 class DualEncoder(nn.Module):
@@ -134,25 +151,37 @@ class DualEncoder(nn.Module):
         nn.init.normal_(self.positional_embedding, std=0.01)
         nn.init.normal_(self.text_projection, std=text.width**-0.5)
 
-    def forward(self, images: Tensor | None, text: PackedText | None) -> tuple[Tensor | None, Tensor | None, Tensor]:
+    def forward(
+        self, images: Tensor | None, text: PackedText | None, all_tokens: bool = False, look: Look | None = None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor]:
         """L2-normalised image features [B, E], text features [B, E] (None where not asked for), 1 / temperature [1].
 
-        images: normalised float [B, 3, H, W]. Features are fp32. Under ZeRO-3 all ranks must call, and always this
-        method: it is what gathers the parameters.
+        images: normalised float [B, 3, H, W]. Features are fp32. With `all_tokens` the first two are the embeddings of
+        every token instead, image [B, N, E] (CLS first) and text [T, E], not normalised: `pool` makes features of them.
+        `look` is called inside each tower's last block, where ZeRO-3 still holds the projections, with what it attends
+        with. Under ZeRO-3 all ranks must call, and always this method: it is what gathers the parameters.
         """
-        image_features = None if images is None else F.normalize(self.visual(images).float(), dim=-1)
-        text_features = None if text is None else F.normalize(self._encode_text(text).float(), dim=-1)
+        image = None if images is None else self.visual(images, all_tokens, look and partial(look, None))
+        words = None if text is None else self._encode_text(text, all_tokens, look and partial(look, text))
         scale = self.logit_scale.exp()
         # Limited in value but not in gradient: a plain clamp would hold a temperature at the limit for ever, and
         # OpenAI's weights begin there.
-        return image_features, text_features, scale - (scale - scale.clamp(max=MAX_SCALE)).detach()
+        scale = scale - (scale - scale.clamp(max=MAX_SCALE)).detach()
+        if not all_tokens:
+            image, words = (None if x is None else F.normalize(x.float(), dim=-1) for x in (image, words))
+        return image, words, scale
 
-    def _encode_text(self, text: PackedText) -> Tensor:
+    def _encode_text(self, text: PackedText, all_tokens: bool, look: Callable[[Tensor], None] | None) -> Tensor:
         context_length = self.positional_embedding.shape[0]
 
         def attend(qkv_T3HD: Tensor) -> Tensor:
             return attend_text(qkv_T3HD, text, context_length)
 
         x_TC = self.token_embedding(text.ids) + self.positional_embedding[text.positions]
-        x_TC = self.transformer(x_TC, attend)
-        return self.ln_final(x_TC[text.ends]) @ self.text_projection
+        x_TC = self.transformer(x_TC, attend, look)
+        return self.ln_final(x_TC if all_tokens else x_TC[text.ends]) @ self.text_projection
+
+
+def pool(image_BNE: Tensor, text_TE: Tensor, text: PackedText) -> tuple[Tensor, Tensor]:
+    """L2-normalised fp32 features [B, E] of images and captions from the embeddings of all their tokens."""
+    return F.normalize(image_BNE[:, 0].float(), dim=-1), F.normalize(text_TE[text.ends].float(), dim=-1)

@@ -8,20 +8,27 @@ from torch import nn
 from pretrain.config import OptimSettings
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: matrices decay; gains, biases, embeddings of position and the temperature do not."""
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    decay = [p for name, p in named if decays(name, p)]
-    keep = [p for name, p in named if not decays(name, p)]
+def parameter_groups(model: nn.Module, settings: OptimSettings) -> list[dict[str, Any]]:
+    """Up to four groups: matrices decay; gains, biases, embeddings of position and the temperature do not; the
+    parameters of new modules, named `heads.…`, learn `new_lr_scale` times as fast as the others (`lr_scale`).
+    """
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((name.startswith("heads."), decays(name, parameter)), []).append(parameter)
     return [
-        {"params": decay, "weight_decay": weight_decay},
-        {"params": keep, "weight_decay": 0.0},
+        {
+            "params": parameters,
+            "weight_decay": settings.weight_decay if decaying else 0.0,
+            "lr_scale": settings.new_lr_scale if new else 1.0,
+        }
+        for (new, decaying), parameters in sorted(groups.items(), key=lambda item: (item[0][0], not item[0][1]))
     ]
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay applies (open_clip's rule, and no decay on position and class embeddings)."""
-    return parameter.ndim > 1 and not name.endswith(("positional_embedding", "class_embedding"))
+    """Whether weight decay applies (open_clip's rule, and no decay on embeddings of position, class and query)."""
+    return parameter.ndim > 1 and not name.endswith("_embedding")
 
 
 def learning_rate(step: int, settings: OptimSettings) -> float:

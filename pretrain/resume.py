@@ -9,6 +9,7 @@ import torch.distributed as dist
 from pretrain.checkpoint import Manifest, find_latest, read_manifest
 from pretrain.config import Settings, as_tree, decisive, settings_hash
 from sharding.errors import UserError
+from sharding.identity_plan import IdentityPlan
 from sharding.plan import Plan
 
 
@@ -20,7 +21,7 @@ class Checkpoint:
     manifest: Manifest
 
 
-def find_checkpoint(settings: Settings, plan: Plan) -> Checkpoint | None:
+def find_checkpoint(settings: Settings, plan: Plan | IdentityPlan) -> Checkpoint | None:
     """The checkpoint that a run with these settings and data continues from, or None to begin at step 0.
 
     UserError if `resume` forbids it, or if the checkpoint was made with other settings or another data plan.
@@ -40,7 +41,7 @@ def find_checkpoint(settings: Settings, plan: Plan) -> Checkpoint | None:
     return Checkpoint(folder=folder, manifest=manifest)
 
 
-def agree_on_checkpoint(settings: Settings, plan: Plan) -> Checkpoint | None:
+def agree_on_checkpoint(settings: Settings, plan: Plan | IdentityPlan) -> Checkpoint | None:
     """`find_checkpoint` of rank 0, on all ranks. All ranks must call."""
     found = [find_checkpoint(settings, plan) if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(found)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import ClusterError, LaunchError
-from cluster.launch import Topology, launch_ray, launch_torchrun
-from pretrain.config import Settings, as_tree, load_settings, setting_names
+from cluster.launch import Topology, Worker, launch_local, launch_ray, launch_torchrun
+from pretrain.config import AnySettings, Settings, as_tree, load_settings, setting_names
 from sharding.command import OneLineParser
 from sharding.errors import UserError
 from sharding.index import open_dataset, shards_of
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         settings = absolute(load_settings(arguments.config, [*overrides, *torchrun_ranks()]))
         check_inputs(settings)
-        launch(settings)
+        launch(settings, train_rank)
     except (UserError, ClusterError, LaunchError) as error:
         tell(str(error))
         return error.exit_code
@@ -72,7 +72,7 @@ def torchrun_ranks() -> list[str]:
     return ["--launch.ranks", os.environ["WORLD_SIZE"]] if "TORCHELASTIC_RUN_ID" in os.environ else []
 
 
-def absolute(settings: Settings) -> Settings:
+def absolute(settings: AnySettings) -> AnySettings:
     """The settings with paths that mean the same in every process of the run."""
     init = settings.model.init
     return replace(
@@ -85,27 +85,27 @@ def absolute(settings: Settings) -> Settings:
 
 def check_inputs(settings: Settings) -> None:
     """UserError for missing or unfit data, weights or checkpoints: before any rank starts or anything is written."""
-    for path, split in [
-        *((part.path, settings.data.split) for part in settings.data.mixture),
-        *([(settings.eval.data, settings.eval.split)] if settings.eval.data else []),
-    ]:
-        shards_of(open_dataset(settings.data.root / path), split)
+    for part in settings.data.mixture:
+        shards_of(open_dataset(settings.data.root / part.path), settings.data.split)
+    if settings.eval.data is not None:
+        shards_of(open_dataset(settings.data.root / settings.eval.data), settings.evaluated_split)
     if settings.run.dir.exists() and not settings.run.dir.is_dir():
         raise UserError(f"run.dir {settings.run.dir} is a file")
-    from pretrain.loader import Mixture  # late: torch, after what is found without it
+    from pretrain.loader import Mixture, open_evaluated  # late: torch, after what is found without it
     from pretrain.resume import find_checkpoint
     from pretrain.text import VOCABULARY
-    from pretrain.weights import read_state
+    from pretrain.weights import check_weights
 
     if settings.model.text_cfg.vocab_size < VOCABULARY:
         raise UserError(f"model.text_cfg.vocab_size must be at least {VOCABULARY}, the tokenizer's")
+    open_evaluated(settings)
     find_checkpoint(settings, Mixture(settings.data, settings.run.seed).plan)
     if settings.model.init is not None:
-        read_state(settings.model.init)
+        check_weights(settings.model.init, settings.model)
 
 
-def launch(settings: Settings) -> None:
-    """Run the loop on every rank and wait for all of them."""
+def launch(settings: Settings, worker: Worker) -> None:
+    """Run `worker` with the settings' tree on every rank and wait for all of them."""
     topology = Topology(
         ranks=settings.launch.ranks,
         cpus_per_rank=settings.launch.cpus_per_rank,
@@ -113,9 +113,11 @@ def launch(settings: Settings) -> None:
         timeout_s=settings.launch.timeout_s,
     )
     if settings.launch.backend == "torchrun":
-        launch_torchrun(train_rank, as_tree(settings), topology=topology)
+        launch_torchrun(worker, as_tree(settings), topology=topology)
+    elif settings.launch.backend == "local":
+        launch_local(worker, as_tree(settings), topology=topology)
     else:
-        launch_ray(train_rank, as_tree(settings), topology=topology, name="ray", storage=settings.run.dir)
+        launch_ray(worker, as_tree(settings), topology=topology, name="ray", storage=settings.run.dir)
 
 
 def train_rank(tree: dict[str, Any]) -> None:
@@ -126,7 +128,7 @@ def train_rank(tree: dict[str, Any]) -> None:
 
 
 def _setting_lines() -> list[str]:
-    return [f"  --{name:32} {default}" for name, default in setting_names()]
+    return [f"  --{name:32} {default}" for name, default in setting_names(Settings)]
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from functools import cache, cached_property, lru_cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 VOCABULARY = 49408  # CLIP's BPE
@@ -45,14 +46,40 @@ class PackedText:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MaskedText:
+    """A masked copy of a packed batch, token by token beside it.
+
+    ids: int64 [T]. places: int64 [M], which tokens are to be predicted. labels: int64 [M], what they were.
+    """
+
+    ids: Tensor
+    places: Tensor
+    labels: Tensor
+
+    @classmethod
+    def of(cls, rows: list[tuple[NDArray[np.uint16], NDArray[np.int64]]]) -> "MaskedText":
+        """From each caption's ids and labels (negative where nothing is to be predicted), [L] each."""
+        labels = torch.from_numpy(np.concatenate([labels for _, labels in rows]))
+        places = (labels >= 0).nonzero().flatten()
+        ids = np.concatenate([ids for ids, _ in rows]).astype(np.int64)
+        return cls(ids=torch.from_numpy(ids), places=places, labels=labels[places])
+
+    def to(self, device: torch.device) -> "MaskedText":
+        """The same on `device`."""
+        ids, places, labels = (x.to(device, non_blocking=True) for x in (self.ids, self.places, self.labels))
+        return MaskedText(ids=ids, places=places, labels=labels)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Buckets:
     """Rows of similar length, padded to the longest of their group, and the way back.
 
-    tokens: per group, int64 [n, L], which token of the batch stands there (padding repeats the row's last one).
-    valid: per group, bool [n, L], False at padding. inverse: int64 [T], where each token stands among the valid ones of
-    all groups laid end to end.
+    rows: per group, int64 [n], which captions of the batch it holds. tokens: per group, int64 [n, L], which token of
+    the batch stands there (padding repeats the row's last one). valid: per group, bool [n, L], False at padding.
+    inverse: int64 [T], where each token stands among the valid ones of all groups laid end to end.
     """
 
+    rows: tuple[Tensor, ...]
     tokens: tuple[Tensor, ...]
     valid: tuple[Tensor, ...]
     inverse: Tensor
@@ -65,14 +92,15 @@ def bucket_rows(boundaries: Tensor, width: int = 32) -> Buckets:
     """
     starts, lengths = boundaries[:-1].long(), boundaries.diff().long()
     group = -(-lengths // width)
-    tokens, valid = [], []
+    rows, tokens, valid = [], [], []
     for number in group.unique().tolist():
+        rows.append((group == number).nonzero().flatten())
         start, length = starts[group == number, None], lengths[group == number, None]
         position = torch.arange(int(length.max()), device=boundaries.device)
         tokens.append(start + torch.minimum(position, length - 1))
         valid.append(position < length)
     order = torch.cat([t[v] for t, v in zip(tokens, valid, strict=True)])
-    return Buckets(tokens=tuple(tokens), valid=tuple(valid), inverse=order.argsort())
+    return Buckets(rows=tuple(rows), tokens=tuple(tokens), valid=tuple(valid), inverse=order.argsort())
 
 
 @lru_cache(maxsize=50_000)
@@ -95,6 +123,15 @@ def pack(rows: list[bytes]) -> PackedText:
         ids=torch.from_numpy(np.frombuffer(b"".join(rows), dtype="<u2").astype(np.int64)),
         positions=torch.cat([torch.arange(int(length)) for length in lengths]),
         boundaries=boundaries,
+    )
+
+
+def join(first: PackedText, second: PackedText) -> PackedText:
+    """The captions of `first` and then those of `second` as one batch."""
+    return PackedText(
+        ids=torch.cat([first.ids, second.ids]),
+        positions=torch.cat([first.positions, second.positions]),
+        boundaries=torch.cat([first.boundaries, first.boundaries[-1] + second.boundaries[1:]]),
     )
 
 

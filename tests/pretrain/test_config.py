@@ -55,6 +55,9 @@ def test_settings_that_contradict_each_other_are_refused():
     assert "is smaller than patch_size 700" in problems("--model.vision_cfg.patch_size", "700")[0]
     assert "is not a multiple of heads 7" in problems("--model.text_cfg.heads", "7")[0]
     assert problems("--loss.itc", "0", "--loss.sdm", "0") == ["every loss has weight 0"]
+    words = ["--data.mask_words", "0.6", "--data.replace_words", "0.3"]
+    assert "add up to more than 1" in problems(*words, "--data.delete_words", "0.2")[0]
+    assert load_settings(DEMO, [*words, "--data.delete_words", "0.1"]).data.mask_words == 0.6
 
 
 def test_malformed_overrides_and_files_are_one_line(tmp_path):

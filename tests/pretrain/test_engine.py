@@ -9,6 +9,7 @@ from pretrain.config import OptimSettings, settings_from
 from pretrain.engine import Engine, deepspeed_config
 from pretrain.loader import Batch
 from pretrain.model import DualEncoder
+from pretrain.objective import ContrastiveObjective
 from pretrain.optim import decays, learning_rate
 from pretrain.text import pack
 from tests.pretrain.ranks import run_on_ranks
@@ -47,7 +48,7 @@ def train(settings, first, last, weights=None, moments=None):
     model = DualEncoder(settings.model)
     if weights:
         model.load_state_dict(weights)
-    engine = Engine(model, settings, torch.device("cpu"))
+    engine = Engine(ContrastiveObjective(model, settings.loss), settings, torch.device("cpu"))
     if moments:
         engine.load_moments(moments, first)
     rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
@@ -82,7 +83,7 @@ def on_two_ranks():
 def step_with_infinite_gradient(stage):
     """The message with which such a step ends."""
     settings = make_settings(stage)
-    engine = Engine(DualEncoder(settings.model), settings, torch.device("cpu"))
+    engine = Engine(ContrastiveObjective(DualEncoder(settings.model), settings.loss), settings, torch.device("cpu"))
     broken = next(engine._engine.module.parameters())
     broken.register_hook(lambda gradient: gradient * float("inf"))
     try:

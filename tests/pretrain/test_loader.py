@@ -14,7 +14,7 @@ from pretrain.text import pack, tokenize
 from sharding.errors import UserError
 from sharding.index import open_dataset
 from sharding.plan import generator
-from sharding.reader import Sample, SplitReader
+from sharding.reader import People, Sample, SplitReader
 
 SIZE = (48, 24)
 
@@ -136,3 +136,102 @@ def test_every_kind_of_image_comes_out_as_rgb_of_the_right_size(mode, kind, tmp_
     assert np.abs(pixels.reshape(-1, 3).mean(0) - expected).max() < 12
     with pytest.raises(UserError, match="sample k cannot be decoded"):
         decode(Sample(key="k", image=sample.image[:40], captions=("c",), identity="x:1"), SIZE)
+
+
+@pytest.fixture(scope="module")
+def fine_data(shards):
+    """One benchmark with every augmentation of words, people held out and masked copies."""
+    words = {"mask_words": 0.2, "replace_words": 0.1, "delete_words": 0.2, "mlm": 0.3}
+    return DataSettings(root=shards, mixture=(MixtureSettings(path="ufine6926"),), threads=3, hold_out=0.3, **words)
+
+
+@pytest.fixture(scope="module")
+def fine(fine_data):
+    return Mixture(fine_data, seed=5)
+
+
+def original_rows(mixture, batch):
+    """Token ids of all captions of each sample of the batch."""
+    by_key = {}
+    for reader in mixture.readers:
+        samples = (reader.sample(*reader.place(i)) for i in range(len(reader)))
+        by_key |= {sample.key: sample.captions for sample in samples}
+    return [[np.frombuffer(tokenize(caption, 77), "<u2").tolist() for caption in by_key[key]] for key in batch.keys]
+
+
+def test_masked_captions_lie_beside_the_others_and_are_to_be_predicted_as_they_were_written(fine, fine_data):
+    batch = load_batch(fine, settings(fine_data), 0)
+    text, masked = batch.text, batch.masked
+    assert len(masked.ids) == len(text.ids) == text.boundaries[-1]
+    ends = torch.cat([text.boundaries[:-1].long(), text.ends])
+    assert torch.equal(masked.ids[ends], text.ids[ends])
+    assert not set(masked.places.tolist()) & set(ends.tolist())
+    restored = masked.ids.clone()
+    restored[masked.places] = masked.labels
+    bounds = text.boundaries.tolist()
+    for i, captions in enumerate(original_rows(fine, batch)):
+        row = restored[bounds[i] : bounds[i + 1]].tolist()
+        assert any(is_subsequence(row, caption) for caption in captions)  # words were deleted, none was changed
+        assert len(row) == 2 or any(bounds[i] <= place < bounds[i + 1] for place in masked.places.tolist())
+
+
+def is_subsequence(part, whole):
+    rest = iter(whole)
+    return all(item in rest for item in part)
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_the_ranks_together_see_the_words_and_labels_that_one_rank_sees(fine, fine_data, world_size):
+    whole = load_batch(fine, settings(fine_data), 48)
+    parts = [load_batch(fine, settings(fine_data, rank=r, world_size=world_size), 48) for r in range(world_size)]
+    assert torch.equal(torch.cat([part.text.ids for part in parts]), whole.text.ids)
+    assert torch.equal(torch.cat([part.text.boundaries.diff() for part in parts]), whole.text.boundaries.diff())
+    assert torch.equal(torch.cat([part.masked.ids for part in parts]), whole.masked.ids)
+    assert torch.equal(torch.cat([part.masked.labels for part in parts]), whole.masked.labels)
+    first = np.cumsum([0, *(len(part.text.ids) for part in parts)])
+    places = [part.masked.places + start for part, start in zip(parts, first[:-1], strict=True)]
+    assert torch.equal(torch.cat(places), whole.masked.places)
+
+
+def test_threads_change_nothing(fine, fine_data):
+    for position, batch in zip(range(0, 96, 24), batches(fine, settings(fine_data), 0, 4), strict=True):
+        alone = load_batch(fine, settings(fine_data), position)
+        assert (batch.keys, batch.position) == (alone.keys, position)
+        for got, expected in ((batch.text, alone.text), (batch.masked, alone.masked)):
+            assert torch.equal(got.ids, expected.ids)
+        assert torch.equal(batch.images, alone.images)
+
+
+def test_only_the_words_differ_where_words_are_augmented(fine_data, fine):
+    plain = DataSettings(root=fine_data.root, mixture=fine_data.mixture, hold_out=0.3)
+    batch, augmented = load_batch(fine, settings(plain), 0), load_batch(fine, settings(fine_data), 0)
+    assert batch.masked is None
+    assert batch.keys == augmented.keys
+    assert torch.equal(batch.images, augmented.images)
+    assert not torch.equal(batch.text.boundaries, augmented.text.boundaries)
+
+
+def test_people_held_out_are_no_part_of_the_mixture(fine, fine_data):
+    everyone = Mixture(DataSettings(root=fine_data.root, mixture=fine_data.mixture), seed=5)
+    held_out = SplitReader(everyone.readers[0].dataset, "train", People(share=0.3, held_out=True))
+    left_out = {str(name) for names in held_out.identities for name in names}
+    assert set(fine.identities) | left_out == set(everyone.identities)
+    assert not set(fine.identities) & left_out
+    assert sorted(fine.identities.values()) == list(range(len(fine.identities)))
+    assert fine.plan.hash != everyone.plan.hash
+
+
+def test_identity_balanced_batches_hold_k_images_of_each_person(fine_data):
+    data = DataSettings(root=fine_data.root, mixture=fine_data.mixture, sampler="identity", per_identity=4)
+    mixture = Mixture(data, seed=5)
+    whole = load_batch(mixture, settings(data), 24)
+    groups = whole.identity.view(-1, 4)
+    assert (groups == groups[:, :1]).all()
+    assert len(groups[:, 0].unique()) == 6
+    parts = [load_batch(mixture, settings(data, rank=r, world_size=2), 24) for r in range(2)]
+    assert sum((part.keys for part in parts), ()) == whole.keys
+
+
+def test_identity_balanced_sampling_of_several_datasets_is_refused(data):
+    with pytest.raises(UserError, match=r"data\.sampler identity takes one dataset, data\.mixture names 3"):
+        Mixture(DataSettings(root=data.root, mixture=data.mixture, sampler="identity"), seed=0)

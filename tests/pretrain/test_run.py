@@ -211,14 +211,15 @@ def test_an_export_opens_in_open_clip_and_evaluates(on_ray, shards, tmp_path, ca
     assert torch.equal(model.state_dict()["visual.proj"], weights["visual.proj"])
     capsys.readouterr()
     arguments = ["evaluate", "--data", str(shards / "cuhk_pedes"), "--split", "val", "--weights", str(export)]
+    arguments.append("--no-cache")
     assert finetune([*arguments, "--json"]) == 0
-    [scores] = json.loads(capsys.readouterr().out)["models"]
+    [scores] = json.loads(capsys.readouterr().out)["benchmarks"][0]["models"]
     trained = [line["eval"] for line in read_metrics(on_ray[0] / "metrics.jsonl") if "eval" in line][-1]
-    assert scores["mAP"] == pytest.approx(trained["mAP"], abs=0.5)
+    assert scores["text_to_image"]["mAP"] == pytest.approx(trained["mAP"], abs=0.5)
     assert finetune([*arguments, "--untrained", "--out", str(tmp_path / "r.json")]) == 0
     table = capsys.readouterr().out
     assert all(word in table for word in ("chance", "untrained", "R@1", "mSD"))
-    models = json.loads((tmp_path / "r.json").read_text())["models"]
+    models = json.loads((tmp_path / "r.json").read_text())["benchmarks"][0]["models"]
     assert [model["name"] for model in models] == ["untrained", str(export)]
 
 
