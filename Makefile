@@ -1,4 +1,4 @@
-# make demo      raw people -> shards -> pre-training -> retrieval numbers
+# make demo      raw people -> shards -> pre-training -> retrieval numbers -> fine-tuning -> report
 # make test      the tests; make test-all adds the slow ones, among them every command of the README
 # make lint      ruff and mypy
 # VENV=DIR reuses an environment, PYTHON=python3.12 makes a new one with it.
@@ -8,12 +8,13 @@ PYTHON ?= python3
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 SETUP := $(VENV)/.person-pretrain
-DEMO_SETS := pretrain_110k luperson_t syncpr cuhk_pedes
+DEMO_SETS := pretrain_110k luperson_t syncpr cuhk_pedes ufine6926
 DEMO_SHARDS := $(DEMO_SETS:%=data/shards/%/dataset.json)
 PEOPLE_pretrain_110k := 1000
 PEOPLE_luperson_t := 4000
 PEOPLE_syncpr := 1200
 PEOPLE_cuhk_pedes := 1000
+PEOPLE_ufine6926 := 1200
 
 .PHONY: setup demo demo-data test test-slow test-all lint clean
 .SECONDARY:
@@ -38,6 +39,9 @@ demo: demo-data
 	        --data.root $(CURDIR)/data/shards --run.dir $(CURDIR)/runs/demo
 	pretrain export --run runs/demo --out runs/demo/export
 	finetune evaluate --data data/shards/cuhk_pedes --weights runs/demo/export --untrained --out runs/demo/results.json
+	finetune ablate --benchmark ufine6926 --data data/shards --init runs/demo --config finetune/recipes/demo.yaml \
+	    --methods cfam-scratch,clip,cfam --jobs 2 --out runs/demo-finetune
+	finetune report runs/demo-finetune/cfam/seed-0 --html runs/demo-finetune/report.html
 
 test: $(SETUP)
 	python -m pytest -m "not slow"
