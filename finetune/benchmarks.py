@@ -7,17 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sharding.dataset import Dataset, open_dataset, shards_of
 from sharding.errors import UserError
-from sharding.index import Dataset, open_dataset, shards_of
-
-
-@dataclass(frozen=True, kw_only=True)
-class Size:
-    """Published size of one split."""
-
-    images: int
-    captions: int
-    identities: int
+from sharding.record import Size
+from sharding.sources.published import PUBLISHED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,45 +26,10 @@ class Benchmark:
         return "val" in self.splits
 
 
-# Sizes as published with each dataset; ICFG-PEDES has one caption an image, RSTPReid and UFine6926 two.
 BENCHMARKS = {
-    "cuhk_pedes": Benchmark(
-        source="cuhk_pedes",
-        splits={
-            "train": Size(images=34_054, captions=68_126, identities=11_003),
-            "val": Size(images=3_078, captions=6_158, identities=1_000),
-            "test": Size(images=3_074, captions=6_156, identities=1_000),
-        },
-    ),
-    "icfg_pedes": Benchmark(
-        source="icfg_pedes",
-        splits={
-            "train": Size(images=34_674, captions=34_674, identities=3_102),
-            "test": Size(images=19_848, captions=19_848, identities=1_000),
-        },
-    ),
-    "rstpreid": Benchmark(
-        source="rstpreid",
-        splits={
-            "train": Size(images=18_505, captions=37_010, identities=3_701),
-            "val": Size(images=1_000, captions=2_000, identities=200),
-            "test": Size(images=1_000, captions=2_000, identities=200),
-        },
-    ),
-    "ufine6926": Benchmark(
-        source="ufine6926",
-        splits={
-            "train": Size(images=18_577, captions=37_154, identities=4_926),
-            "test": Size(images=7_629, captions=15_258, identities=2_000),
-        },
-    ),
-    "ufine3c": Benchmark(
-        source="ufine3c",
-        splits={"test": Size(images=7_446, captions=37_939, identities=2_250)},
-    ),
+    name: Benchmark(source=name, splits=PUBLISHED[name])
+    for name in ("cuhk_pedes", "icfg_pedes", "rstpreid", "ufine6926", "ufine3c")
 }
-
-
 TRAINABLE = tuple(name for name, benchmark in BENCHMARKS.items() if "train" in benchmark.splits)
 
 

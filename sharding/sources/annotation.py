@@ -1,20 +1,22 @@
 """The checks every source makes on a raw row: one small function per kind of field, so that all sources judge alike.
 
 A field that is missing or of the wrong type raises BadField; `each_row` turns that into a Reject with the row number.
+Millions of rows pass through, so each check first looks whether the value is of the ordinary kind, and only then what
+else it may be.
 """
 
-import json
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
-from sharding.errors import UserError
 from sharding.record import Record, Reject
 
 SPLITS = ("train", "val", "test")
+OTHER_SPLITS = ("query", "gallery", "all")  # of composed retrieval, and of a benchmark whose annotation tells no splits
 LARGEST_INTEGER = 2**63 - 1
 INVISIBLE = {"Cc", "Cf", "Zl", "Zp", "Zs"}  # Unicode categories: controls, formats such as U+200B, separators
+PRINTABLE = bytes(range(ord(" "), ord("~") + 1))
 _ABSENT = object()
 
 
@@ -22,58 +24,26 @@ class BadField(Exception):
     """A row cannot be used; the message names the field and what was found in it."""
 
 
-def find_annotation(input_dir: Path, *names: str) -> Path:
-    """The first of `names` that is a file in `input_dir`; UserError naming what was looked for."""
-    require_directory(input_dir)
-    for name in names:
-        if (input_dir / name).is_file():
-            return input_dir / name
-    raise UserError(f"{input_dir} holds no {' or '.join(names)}")
-
-
-def only_json(input_dir: Path, expected: str = "one, the annotation") -> Path:
-    """The only JSON file in `input_dir`, whatever its name; UserError that lists them where there is not just one."""
-    require_directory(input_dir)
-    found = sorted(path for path in input_dir.glob("*.json") if path.is_file())
-    if len(found) != 1:
-        names = f" ({', '.join(path.name for path in found[:4])}{', …' if len(found) > 4 else ''})" if found else ""
-        raise UserError(f"{input_dir} holds {len(found)} *.json files{names}; expected {expected}")
-    return found[0]
-
-
-def require_directory(input_dir: Path) -> None:
-    """UserError unless the folder of the raw dataset is one."""
-    if not input_dir.is_dir():
-        raise UserError(f"{input_dir} is not a directory; --input names the folder of the raw dataset")
-
-
-def load_rows(path: Path) -> list[Any]:
-    """The list in a JSON annotation file; UserError if it cannot be read, is not valid JSON or not a list."""
-    try:
-        rows = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(rows, list):
-        raise UserError(f"{path} holds a JSON {kind(rows)}; a list of rows was expected")
-    return rows
-
-
 def each_row(
-    rows: Iterable[Any], parse: Callable[[int, dict[str, Any]], Record], path_field: str = "file_path"
+    rows: Iterable[Any],
+    parse: Callable[[int, dict[str, Any]], Record],
+    path_field: str = "file_path",
+    *,
+    begin: int = 0,
 ) -> Iterator[Record | Reject]:
     """`parse(row number, row)` of every row, with a Reject in place of each row it refuses.
 
-    `path_field` is where a refused row gives its image.
+    `path_field` is where a refused row gives its image, `begin` the number of the first row.
     """
-    for number, row in enumerate(rows):
+    for number, row in enumerate(rows, begin):
+        outcome: Record | Reject
         try:
-            if not isinstance(row, dict):
+            if type(row) is not dict:
                 raise BadField(f"row: an object was expected, found {kind(row)}")
-            yield parse(number, row)
+            outcome = parse(number, row)
         except BadField as error:
-            yield Reject(row=number, file_path=printable_path(row, path_field), reason=str(error))
+            outcome = Reject(number, printable_path(row, path_field), str(error))
+        yield outcome
 
 
 def kind(value: Any) -> str:
@@ -84,6 +54,9 @@ def kind(value: Any) -> str:
 
 def text(row: dict[str, Any], field: str) -> str:
     """A non-empty string that UTF-8 can hold."""
+    value = row.get(field)
+    if type(value) is str and value.isascii() and value.isprintable() and value and not value.isspace():
+        return value
     value = _string(row, field)
     if not value.strip():
         raise BadField(f"{field}: empty")
@@ -115,6 +88,12 @@ def integer(row: dict[str, Any], field: str) -> int:
     return value
 
 
+def text_or_integer(row: dict[str, Any], field: str) -> str:
+    """A name that corpora give as a string or as an integer."""
+    value = row.get(field)
+    return str(integer(row, field)) if type(value) is int else text(row, field)
+
+
 def optional_score(row: dict[str, Any]) -> float | None:
     """The image quality `score`: a finite number, or None where the row gives none."""
     value = row.get("score")
@@ -129,35 +108,48 @@ def optional_score(row: dict[str, Any]) -> float | None:
 
 def split_of(row: dict[str, Any]) -> str:
     """The row's split, one of train, val, test: a misspelt split would be packed where no run ever reads it."""
-    value = text(row, "split")
-    if value not in SPLITS:
+    value = row.get("split")
+    if type(value) is not str or value not in SPLITS:
+        text(row, "split")
         raise BadField(f"split: none of {', '.join(SPLITS)}")
     return value
 
 
-def corpus_of(row: dict[str, Any]) -> str:
+def optional_split(row: dict[str, Any]) -> str:
+    """The split of a row of one's own data: any that packed datasets have, `train` where the row gives none."""
+    value = row.get("split")
+    if value is None:
+        return "train"
+    if type(value) is not str or value not in (*SPLITS, *OTHER_SPLITS):
+        text(row, "split")
+        raise BadField(f"split: none of {', '.join((*SPLITS, *OTHER_SPLITS))}")
+    return value
+
+
+def corpus_of(row: dict[str, Any], field: str = "source") -> str:
     """The row's `source`, the older corpus its image was taken from: ids of people are unique only within one."""
-    value = text(row, "source")
+    value = text(row, field)
     if ":" in value:
-        raise BadField("source: a colon would make its identities ambiguous")
+        raise BadField(f"{field}: a colon would make its identities ambiguous")
     return value
 
 
 def captions_of(row: dict[str, Any], field: str = "captions") -> tuple[tuple[str, ...], int]:
     """The usable captions of a row, cleaned, and the number dropped. A bare string counts as one caption."""
     value = row.get(field, _ABSENT)
-    if value is _ABSENT:
-        raise BadField(f"{field}: missing")
     listed = [value] if isinstance(value, str) else value
     if not isinstance(listed, list):
-        raise BadField(f"{field}: a list of strings was expected, found {kind(value)}")
-    for item in listed:
-        if not isinstance(item, str):
-            raise BadField(f"{field}: strings were expected, found {kind(item)}")
-    kept = tuple(caption for caption in map(clean_caption, listed) if caption)
+        found = "missing" if value is _ABSENT else f"a list of strings was expected, found {kind(value)}"
+        raise BadField(f"{field}: {found}")
+    kept = []
+    for caption in listed:
+        if not isinstance(caption, str):
+            raise BadField(f"{field}: strings were expected, found {kind(caption)}")
+        if cleaned := clean_caption(caption):
+            kept.append(cleaned)
     if not kept:
         raise BadField(f"{field}: empty" if all(map(is_utf8, listed)) else f"{field}: not valid Unicode text")
-    return kept, len(listed) - len(kept)
+    return tuple(kept), len(listed) - len(kept)
 
 
 def one_caption(row: dict[str, Any], field: str) -> str:
@@ -169,28 +161,32 @@ def one_caption(row: dict[str, Any], field: str) -> str:
 
 def clean_caption(caption: str) -> str:
     """The caption in Unicode NFC with white space made single; '' if nothing is visible or UTF-8 cannot hold it."""
-    if not is_utf8(caption):
+    if caption.isascii():
+        # Nearly every caption is clean already; these tell in 0.7 µs for 70 words, splitting and joining takes 2.7.
+        odd = "  " in caption or caption[:1] in " " or caption[-1] == " " or caption.encode().translate(None, PRINTABLE)
+        if not odd:
+            return caption
+    elif not is_utf8(caption):
         return ""
     cleaned = " ".join(unicodedata.normalize("NFC", caption.replace("\0", " ")).split())
     return "" if all(unicodedata.category(character) in INVISIBLE for character in cleaned) else cleaned
 
 
-def refuse_repeated(value: str, field: str, seen: set[str]) -> None:
-    """BadField if an earlier row gave the value too; otherwise it is added to `seen`."""
-    if value in seen:
-        raise BadField(f"{field}: already given by an earlier row")
-    seen.add(value)
-
-
 def is_utf8(value: str) -> bool:
     """Whether UTF-8 can hold the string: JSON may smuggle in lone surrogates, which cannot be written anywhere."""
-    return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
+    if value.isascii():
+        return True
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def image_path(row: dict[str, Any], field: str = "file_path") -> str:
     """The relative path of the row's image; one that leaves the dataset's folder is refused."""
     value = text(row, field)
-    if value.startswith("/") or ".." in PurePosixPath(value).parts:
+    if value[0] == "/" or (".." in value and ".." in PurePosixPath(value).parts):
         raise BadField(f"{field}: leads out of the input folder")
     return value
 

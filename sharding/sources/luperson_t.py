@@ -2,100 +2,192 @@
 
 The corpus names no people: every image is its own identity, `luperson_t:<image_id>` (a string or an integer), so a
 repeated image_id is refused. `restval` is training data kept apart from the split it is named after, and is packed as
-`train`. Rows are numbered through all files in the order above.
+`train`. Rows are numbered through all files in the order above. Images stay where they are: a record names the bytes
+of its image inside the Arrow file (`arrow.py`), and only the text columns are read, a batch at a time.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from sharding.errors import UserError
-from sharding.record import RawDataset, Record, Reject
+from sharding.record import Extent, RawDataset, Record, Reject
 from sharding.sources.annotation import (
     BadField,
     captions_of,
     each_row,
     image_path,
-    integer,
-    kind,
-    load_rows,
-    only_json,
     printable_path,
-    refuse_repeated,
-    require_directory,
     split_of,
-    text,
+    text_or_integer,
 )
+from sharding.sources.arrow import Batch, DamagedArrow, ImageColumn, batches, is_file_form
+from sharding.sources.inputs import only_file, plain_path, refuse_repeated, require_place
+from sharding.sources.json_rows import json_rows, unreadable
+from sharding.store import Store
 
 if TYPE_CHECKING:
     import pyarrow
 
 ARROW_FILES = tuple(f"LUPerson_{split}.arrow" for split in ("train", "val", "restval", "test"))
 CAPTION_COLUMNS = ("captions", "caption")
+SLICE = 1000  # rows turned into Python objects at a time
 
 
-def open_luperson_t(input_dir: Path) -> RawDataset:
-    """The Arrow files in `input_dir`, or, where there are none, its only JSON file with images below `imgs/`."""
-    require_directory(input_dir)
-    annotations = tuple(input_dir / name for name in ARROW_FILES if (input_dir / name).is_file())
+def open_luperson_t(store: Store) -> RawDataset:
+    """The Arrow files of the input, or, where there are none, its only JSON file with images below `imgs/`."""
+    require_place(store)
+    annotations = tuple(name for name in ARROW_FILES if store.exists(name))
     if not annotations:
-        return _open_json(input_dir)
-    tables = [_open_arrow(path) for path in annotations]
-    rows = _arrow_rows(zip(annotations, tables, strict=True))
-    return RawDataset(annotations=annotations, expected=sum(table.num_rows for table in tables), rows=rows)
+        return _open_json(store)
+    files = [_open_arrow(store, name) for name in annotations]
+    expected = sum(batch.rows for file in files for batch in file.batches)
+    return RawDataset(annotations=annotations, expected=expected, rows=_arrow_rows(files))
 
 
-def _open_json(input_dir: Path) -> RawDataset:
-    annotation = only_json(input_dir, expected=f"{', '.join(ARROW_FILES)} or one JSON list")
-    images = input_dir / "imgs"
-    rows = load_rows(annotation)
+def _open_json(store: Store) -> RawDataset:
+    annotation = only_file(store, ".json", "LUPerson-T.json", f"{', '.join(ARROW_FILES)} or one JSON list")
     seen: set[str] = set()
 
     def parse(number: int, row: dict[str, Any]) -> Record:
         file_path = image_path(row)
-        record = _record(number, file_path, row, images / file_path)
-        refuse_repeated(file_path, "file_path", seen)
+        path = plain_path(f"imgs/{file_path}")
+        record = _record(number, file_path, row, Extent(path))
+        refuse_repeated(path, "file_path", seen)
         return record
 
-    return RawDataset(annotations=(annotation,), expected=len(rows), rows=each_row(rows, parse))
+    return RawDataset(annotations=(annotation,), rows=each_row(json_rows(store, annotation), parse))
 
 
-def _open_arrow(path: Path) -> "pyarrow.Table":
-    """The memory-mapped table of an Arrow IPC file; its bytes are read as the rows are."""
+@dataclass(frozen=True, kw_only=True)
+class ArrowFile:
+    """An opened Arrow file of the corpus: the columns of its texts, the places of its images, its batches."""
+
+    store: Store
+    name: str
+    columns: tuple[str, ...]
+    images: ImageColumn
+    batches: tuple[Batch, ...]
+
+    def __str__(self) -> str:
+        return f"{self.store}/{self.name}"
+
+    def texts(self) -> "Iterator[pyarrow.RecordBatch]":
+        """The text columns, a batch at a time. Of the file form nothing else is read; the stream form has no index."""
+        import pyarrow as pa
+
+        with self.store.open(self.name) as file:
+            reader = _reader(self.store, self.name, file)
+            fields = [reader.schema.get_field_index(column) for column in self.columns]
+            file.seek(0)
+            reader = _reader(self.store, self.name, file, pa.ipc.IpcReadOptions(included_fields=fields))
+            if isinstance(reader, pa.RecordBatchFileReader):
+                yield from map(reader.get_batch, range(reader.num_record_batches))
+            else:
+                yield from reader
+
+
+def _open_arrow(store: Store, name: str) -> ArrowFile:
+    """UserError in one line for a file that is damaged or compressed, or lacks a column."""
+    place = f"{store}/{name}"
+    with _errors(place):
+        with store.open(name) as file:
+            schema = _reader(store, name, file).schema
+        captions = _check_columns(schema.names, place)
+        listed = tuple(batches(store, name))
+    if any(batch.compressed for batch in listed):
+        raise UserError(
+            f"{place} is compressed, so that its images have no bytes of their own in it; write it again with "
+            "pyarrow.ipc.IpcWriteOptions(compression=None)"
+        )
+    return ArrowFile(
+        store=store,
+        name=name,
+        columns=(captions, "image_id", "split"),
+        images=ImageColumn.of(schema, place),
+        batches=listed,
+    )
+
+
+def _reader(
+    store: Store, name: str, file: BinaryIO, options: "pyarrow.ipc.IpcReadOptions | None" = None
+) -> "pyarrow.RecordBatchFileReader | pyarrow.RecordBatchStreamReader":
+    import pyarrow as pa
+
+    opened = pa.ipc.open_file if is_file_form(store, name) else pa.ipc.open_stream
+    return opened(pa.PythonFile(file, mode="r"), options=options)
+
+
+@contextmanager
+def _errors(place: str) -> Iterator[None]:
+    """What pyarrow and the metadata say of a damaged file, as one UserError."""
     import pyarrow as pa
 
     try:
-        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-    except PermissionError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} is not an Arrow IPC file: {error}") from None
-    repeated = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
+        yield
+    except (pa.ArrowException, DamagedArrow, UnicodeDecodeError) as error:
+        raise UserError(f"{place} is not an Arrow IPC file: {error}") from None
+    except OSError as error:
+        raise unreadable(place, error) from None
+
+
+def _check_columns(names: list[str], place: str) -> str:
+    """The column of the captions; UserError where the file lacks a column or has one twice."""
+    repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise UserError(f"{path} has more than one column {', '.join(repeated)}")
-    missing = [name for name in ("image", "image_id", "split") if name not in table.column_names]
-    if not any(name in table.column_names for name in CAPTION_COLUMNS):
-        missing.append("caption")
-    if missing:
-        raise UserError(f"{path} has no column {', '.join(missing)}; it has {', '.join(table.column_names)}")
-    return table
+        raise UserError(f"{place} has more than one column {', '.join(repeated)}")
+    captions = [name for name in CAPTION_COLUMNS if name in names]
+    missing = [name for name in ("image", "image_id", "split") if name not in names]
+    if missing or not captions:
+        missing += [] if captions else ["caption"]
+        raise UserError(f"{place} has no column {', '.join(missing)}; it has {', '.join(names)}")
+    return captions[0]
 
 
-def _arrow_rows(files: "Iterator[tuple[Path, pyarrow.Table]]") -> Iterator[Record | Reject]:
+def _arrow_rows(files: list[ArrowFile]) -> Iterator[Record | Reject]:
     seen: set[str] = set()
     number = 0
-    for path, table in files:
-        captions = next(name for name in CAPTION_COLUMNS if name in table.column_names)
-        table = table.select(["image", captions, "image_id", "split"])
-        table = table.rename_columns(["image", "captions", "image_id", "split"])
-        for batch in table.to_batches(max_chunksize=64):
-            for row in _python_rows(batch):
+    for file in files:
+        with _errors(str(file)):
+            for row, image in _rows_of(file):
                 try:
-                    yield _parse_arrow_row(number, row, seen)
+                    yield _parse_arrow_row(number, row, image, seen)
                 except BadField as error:
-                    shown = printable_path(row, "image_id") or path.name
-                    yield Reject(row=number, file_path=shown, reason=str(error))
+                    yield Reject(number, printable_path(row, "image_id") or file.name, str(error))
                 number += 1
+
+
+def _rows_of(file: ArrowFile) -> Iterator[tuple[dict[str, Any] | None, Extent | None]]:
+    """Every row's texts, None where they are not UTF-8, and the place of its image, None where it has none."""
+    for batch, texts in zip_longest(file.batches, file.texts()):
+        if batch is None or texts is None or texts.num_rows != batch.rows:
+            raise DamagedArrow("its metadata and its texts do not agree on the number of rows")
+        begins, sizes, present = file.images.extents(file.store, file.name, batch)
+        texts = texts.select(file.columns).rename_columns(["captions", "image_id", "split"])
+        for column in texts.columns:  # pyarrow trusts offsets: a damaged one would end the process, not raise
+            column.view(_as_bytes(column.type)).validate(full=True)
+        for start in range(0, batch.rows, SLICE):
+            part = slice(start, start + SLICE)
+            places = zip(begins[part].tolist(), sizes[part].tolist(), present[part].tolist(), strict=True)
+            for row, (begin, size, there) in zip(_python_rows(texts.slice(start, SLICE)), places, strict=True):
+                yield row, Extent(file.name, begin, size) if there else None
+
+
+def _as_bytes(kind: "pyarrow.DataType") -> "pyarrow.DataType":
+    """The type with its strings taken for bytes: what is not UTF-8 is to refuse its row, not the whole file."""
+    import pyarrow as pa
+
+    if pa.types.is_string(kind):
+        return pa.binary()
+    if pa.types.is_large_string(kind):
+        return pa.large_binary()
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_as_bytes(kind.value_type)))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(_as_bytes(kind.value_type)))
+    return kind
 
 
 def _python_rows(batch: "pyarrow.RecordBatch") -> Iterator[Any]:
@@ -112,20 +204,18 @@ def _python_rows(batch: "pyarrow.RecordBatch") -> Iterator[Any]:
             yield None
 
 
-def _parse_arrow_row(number: int, row: dict[str, Any] | None, seen: set[str]) -> Record:
+def _parse_arrow_row(number: int, row: dict[str, Any] | None, image: Extent | None, seen: set[str]) -> Record:
     if row is None:
         raise BadField("row: not valid Unicode text")
-    image = row["image"]
-    if not isinstance(image, bytes):
-        raise BadField(f"image: bytes were expected, found {kind(image)}")
-    image_id = row["image_id"]
-    image_id = str(integer(row, "image_id")) if isinstance(image_id, int) else text(row, "image_id")
+    if image is None:
+        raise BadField("image: bytes were expected, found null")
+    image_id = text_or_integer(row, "image_id")
     record = _record(number, image_id, row, image)
     refuse_repeated(image_id, "image_id", seen)
     return record
 
 
-def _record(number: int, image_id: str, row: dict[str, Any], image: Path | bytes) -> Record:
+def _record(number: int, image_id: str, row: dict[str, Any], image: Extent) -> Record:
     captions, dropped = captions_of(row)
     return Record(
         row=number,

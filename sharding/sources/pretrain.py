@@ -4,19 +4,29 @@
 `<source>:<ID>`: a person keeps it when both versions of the dataset are mixed.
 """
 
-from functools import partial
-from pathlib import Path
-
 from sharding.record import RawDataset
-from sharding.sources.annotation import corpus_of, find_annotation, text
+from sharding.sources.annotation import corpus_of, text
+from sharding.sources.inputs import find_annotation
 from sharding.sources.rows import open_rows
+from sharding.store import Store
 
 
-def open_pretrain(name: str, input_dir: Path) -> RawDataset:
-    """The dataset whose annotation is called `name`, with the images below `imgs/`."""
-    annotation = find_annotation(input_dir, name)
-    return open_rows(annotation, input_dir / "imgs", person=lambda row: text(row, "ID"), corpus=corpus_of)
+def open_41k(store: Store) -> RawDataset:
+    """PRETRAIN_41K."""
+    return _open(store, "pretrain_41k")
 
 
-open_41k = partial(open_pretrain, "PRETRAIN_41K.json")
-open_110k = partial(open_pretrain, "PRETRAIN_110K.json")
+def open_110k(store: Store) -> RawDataset:
+    """PRETRAIN_110K."""
+    return _open(store, "pretrain_110k")
+
+
+def _open(store: Store, version: str) -> RawDataset:
+    annotation = find_annotation(store, f"{version.upper()}.json")
+    return open_rows(
+        store,
+        annotation,
+        "imgs/",
+        person=lambda row: text(row, "ID"),
+        corpus=corpus_of,
+    )

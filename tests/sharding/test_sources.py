@@ -1,31 +1,41 @@
-"""Each raw layout, with the traps its corpus is known for, becomes the right records and rejects."""
+"""What holds for every raw layout: odd fields refuse their row alone, odd files are told in one line, on opening."""
 
+import codecs
 import json
+import unicodedata
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sharding.errors import UserError
-from sharding.record import Record, Reject, Triplet
-from sharding.sources import SOURCES
-from sharding.sources.annotation import clean_caption
+from sharding.record import Size
+from sharding.sources import OWN_DATA, SOURCES
+from sharding.sources.annotation import INVISIBLE, clean_caption, is_utf8
+from sharding.sources.published import ALL_SPLITS, PUBLISHED, published_sizes
+from sharding.store import LocalStore
+from tests.sharding.raw import read, records, rejected
 
-
-def read(source, folder):
-    return list(SOURCES[source](folder).rows)
-
-
-def rejected(rows):
-    return {row.row: row.reason for row in rows if isinstance(row, Reject)}
+LISTS = {  # the sources whose annotation is a JSON list, and what it is called
+    "pretrain_110k": "PRETRAIN_110K.json", "syncpr": "SynCPR.json", "cuhk_pedes": "reid_raw.json",
+    "ufine6926": "any.json", "luperson_t": "any.json",
+}  # fmt: skip
 
 
 def test_pretrain_identities_are_unique_over_sources_and_survive_odd_integers(pretrain):
     folder = pretrain(3, {0: {"ID": "0", "id": 900}, 1: {"ID": "0", "id": 5, "source": "ENTIRe-ID"}})
-    records = read("pretrain_110k", folder)
-    assert [r.identity for r in records] == ["IUST_PersonReID:0", "ENTIRe-ID:0", "IUST_PersonReID:1"]
-    assert records[0].image == folder / "imgs" / "IUSTPersonReID/0_1_0_0.jpg"
-    assert (records[0].score, records[0].split, len(records[0].captions)) == (3.5, "train", 2)
+    rows = read("pretrain_110k", folder)
+    assert [r.identity for r in rows] == ["IUST_PersonReID:0", "ENTIRe-ID:0", "IUST_PersonReID:1"]
+    assert rows[0].image == ("imgs/IUSTPersonReID/0_1_0_0.jpg", 0, -1)
+    assert (rows[0].score, rows[0].split, len(rows[0].captions)) == (3.5, "train", 2)
+
+
+def test_both_versions_of_pretrain_give_a_person_one_identity(pretrain):
+    folder = pretrain(4)
+    larger = read("pretrain_110k", folder)
+    (folder / "PRETRAIN_110K.json").rename(folder / "PRETRAIN_41K.json")
+    assert read("pretrain_41k", folder) == larger
 
 
 @pytest.mark.parametrize(
@@ -33,6 +43,7 @@ def test_pretrain_identities_are_unique_over_sources_and_survive_odd_integers(pr
     [
         ({"captions": "One caption."}, None),
         ({"captions": ["", "Still here."]}, None),
+        ({"captions": list("abcde")}, None),
         ({"score": None}, None),
         ({"captions": []}, "captions: empty"),
         ({"captions": [" \n"]}, "captions: empty"),
@@ -45,8 +56,11 @@ def test_pretrain_identities_are_unique_over_sources_and_survive_odd_integers(pr
         ({"file_path": "/etc/passwd"}, "file_path: leads out of the input folder"),
         ({"file_path": "a\0b"}, "file_path: holds a control character"),
         ({"file_path": "\udcff.jpg"}, "file_path: not valid Unicode text"),
+        ({"file_path": "a..b/..c.jpg"}, None),
         ({"split": "trian"}, "split: none of train, val, test"),
+        ({"split": ["train"]}, "split: a string was expected, found list"),
         ({"file_path": "IUSTPersonReID/0_1_0_0.jpg"}, "file_path: already given by an earlier row"),
+        ({"file_path": "./IUSTPersonReID//0_1_0_0.jpg"}, "file_path: already given by an earlier row"),
         ({"ID": 12}, "ID: a string was expected, found integer"),
         ({"source": "a:b"}, "source: a colon would make its identities ambiguous"),
         ({"score": True}, "score: a number was expected, found boolean"),
@@ -68,245 +82,97 @@ def test_rows_that_are_no_objects_or_lack_a_field_are_rejected(write_json):
     }
 
 
+def test_captions_lost_on_the_way_are_counted(pretrain):
+    (row,) = read("pretrain_110k", pretrain(1, {0: {"captions": ["kept", "\ud800", " ", "kept too"]}}))
+    assert (row.captions, row.dropped_captions) == (("kept", "kept too"), 2)
+
+
 def test_captions_are_nfc_with_single_spaces():
     assert clean_caption("  a cafe\u0301\n\tterrace ") == "a café terrace"
     assert clean_caption("a \udc80 b") == ""
 
 
-def test_cuhk_pedes_takes_any_number_of_captions_and_one_based_ids(write_json):
-    row = {"split": "train", "file_path": "cam_a/1.bmp", "id": 1, "processed_tokens": [["a"]]}
-    rows = [
-        row | {"captions": list("abcd")},
-        row | {"captions": "bare", "split": "test", "id": 2, "file_path": "b.jpg"},
-    ]
-    records = read("cuhk_pedes", write_json("reid_raw.json", rows, {}))
-    assert [(r.identity, r.captions, r.split) for r in records] == [
-        ("cuhk_pedes:1", ("a", "b", "c", "d"), "train"),
-        ("cuhk_pedes:2", ("bare",), "test"),
-    ]
+@given(st.text(st.one_of(st.characters(codec=None), st.sampled_from(" \t\r\n\0aé\u0301\ud800\u200b")), max_size=12))
+def test_a_clean_caption_is_the_same_whichever_way_it_was_found_to_be_clean(caption):
+    words = unicodedata.normalize("NFC", caption.replace("\0", " ")).split()
+    visible = any(unicodedata.category(character) not in INVISIBLE for character in "".join(words))
+    assert clean_caption(caption) == (" ".join(words) if visible and is_utf8(caption) else "")
+    assert clean_caption(clean_caption(caption)) == clean_caption(caption)
 
 
-def test_cuhk_pedes_refuses_a_repeated_image(write_json):
-    row = {"split": "train", "file_path": "1.bmp", "id": 1, "captions": ["a"]}
-    rows = read("cuhk_pedes", write_json("reid_raw.json", [row | {"split": "?"}, row, row], {}))
-    assert rejected(rows) == {0: "split: none of train, val, test", 2: "file_path: already given by an earlier row"}
+def test_one_image_spelt_in_both_unicode_forms_is_one_image(pretrain):
+    rows = read("pretrain_110k", pretrain(2, {0: {"file_path": "caf\u00e9.jpg"}, 1: {"file_path": "cafe\u0301.jpg"}}))
+    assert rejected(rows) == {1: "file_path: already given by an earlier row"}
+    assert (rows[0].image.path, rows[0].file_path) == ("imgs/caf\u00e9.jpg", "caf\u00e9.jpg")
 
 
-def test_cuhk_pedes_without_splits_never_becomes_training_data(write_json):
-    folder = write_json("caption_all.json", [{"file_path": "x.jpg", "id": 1, "captions": ["a"]}], {})
-    assert [r.split for r in read("cuhk_pedes", folder)] == ["all"]
+@pytest.mark.parametrize(
+    "text", ["{", "3", "", "\x80", '{"a": [1]}'], ids=["cut", "number", "empty", "bytes", "object"]
+)
+@pytest.mark.parametrize("source", LISTS)
+def test_an_annotation_that_is_no_list_is_told_in_one_line_on_opening(tmp_path, source, text):
+    (tmp_path / LISTS[source]).write_text(text, encoding="latin-1")
+    with pytest.raises(UserError, match=LISTS[source]) as error:
+        SOURCES[source](LocalStore(tmp_path))
+    assert "\n" not in str(error.value)
 
 
-def test_icfg_pedes_takes_both_names_ids_from_0_and_the_split_from_its_field_alone(write_json):
-    row = {"split": "test", "file_path": "train/0000/a.jpg", "id": 0, "processed_tokens": [["a"]], "captions": ["a b"]}
-    rows = [row, row | {"split": "train", "file_path": "test/0001/b.jpg", "id": 1, "captions": "bare"}]
-    for name in ("ICFG_PEDES.json", "ICFG-PEDES.json"):
-        folder = write_json(name, rows, {})
-        records = read("icfg_pedes", folder)
-        assert [(r.identity, r.captions, r.split) for r in records] == [
-            ("icfg_pedes:0", ("a b",), "test"),
-            ("icfg_pedes:1", ("bare",), "train"),
-        ]
-        assert records[0].image == folder / "imgs/train/0000/a.jpg"
-        (folder / name).unlink()
-
-
-def test_rstpreid_names_its_images_img_path_in_records_and_rejects(write_json):
-    row = {"id": 0, "img_path": "0000_c14_0031.jpg", "captions": ["a", "b"], "split": "val"}
-    rows = [row, row, row | {"img_path": "../x.jpg"}, row | {"img_path": "y.jpg", "id": "0"}, {"file_path": "z.jpg"}]
-    folder = write_json("data_captions.json", rows, {})
-    out = read("rstpreid", folder)
-    assert [(r.identity, r.file_path, r.image) for r in out if isinstance(r, Record)] == [
-        ("rstpreid:0", "0000_c14_0031.jpg", folder / "imgs/0000_c14_0031.jpg")
-    ]
-    assert [(r.row, r.file_path, r.reason) for r in out if isinstance(r, Reject)] == [
-        (1, "0000_c14_0031.jpg", "img_path: already given by an earlier row"),
-        (2, "../x.jpg", "img_path: leads out of the input folder"),
-        (3, "y.jpg", "id: an integer was expected, found string"),
-        (4, "", "img_path: missing"),
-    ]
-
-
-@pytest.mark.parametrize("name", ["UFine6926.json", "annotations.json"])
-def test_ufine6926_takes_its_only_json_whatever_the_name_and_images_below_images(write_json, name):
-    row = {"split": "train", "id": 1, "file_path": "00001/1.jpg", "captions": ["a", "b"]}
-    folder = write_json(name, [row, row | {"split": "test", "id": 2, "file_path": "2.jpg"}], {})
-    records = read("ufine6926", folder)
-    assert [(r.identity, r.split, r.source) for r in records] == [
-        ("ufine6926:1", "train", "ufine6926"),
-        ("ufine6926:2", "test", "ufine6926"),
-    ]
-    assert records[0].image == folder / "images/00001/1.jpg"
-
-
-@pytest.mark.parametrize("source", ["ufine6926", "ufine3c"])
-def test_two_json_files_are_listed_rather_than_one_guessed(write_json, source):
-    write_json("a.json", [], {})
-    with pytest.raises(UserError, match=r"holds 2 \*\.json files \(a\.json, b\.json\); expected one"):
-        SOURCES[source](write_json("b.json", [], {}))
-
-
-def test_ufine3c_tells_the_people_of_its_sources_apart_and_is_never_training_data(write_json):
-    row = {"id": 7, "source": "CUHK-PEDES", "split": "test", "file_path": "a.jpg", "captions": ["a", "b", "c"]}
-    rows = [
-        row,
-        row | {"source": "ICFG-PEDES", "file_path": "b.jpg"},
-        row | {"split": "train", "file_path": "c.jpg"},
-        row | {"source": "a:b", "file_path": "d.jpg"},
-        {name: value for name, value in row.items() if name != "source"},
-    ]
-    out = read("ufine3c", write_json("UFine3C.json", rows, {}))
-    assert [(r.identity, r.source, r.split, len(r.captions)) for r in out if isinstance(r, Record)] == [
-        ("CUHK-PEDES:7", "CUHK-PEDES", "test", 3),
-        ("ICFG-PEDES:7", "ICFG-PEDES", "test", 3),
-    ]
-    assert rejected(out) == {
-        2: "split: UFine3C is for evaluation only, test was expected",
-        3: "source: a colon would make its identities ambiguous",
-        4: "source: missing",
-    }
-
-
-def syncpr_row(left, right, cpr_id, captions=("In red.", "In blue."), edit="Wearing blue."):
-    return {
-        "reference_caption": captions[0],
-        "target_caption": captions[1],
-        "reference_image_path": left,
-        "target_image_path": right,
-        "edit_caption": edit,
-        "cpr_id": cpr_id,
-    }
-
-
-def test_syncpr_stores_each_image_once_and_keeps_all_triplets(write_json):
-    rows = [
-        syncpr_row("l1.png", "r1.png", 0),
-        syncpr_row("r1.png", "l1.png", 1, ("In blue.", "In red.")),
-        syncpr_row("l2.png", "r2.png", 0),
-        syncpr_row("l3.png", "r3.png", 6, ("A hat.", "No hat.")),
-        syncpr_row("l3.png", 5, 6),
-    ]
-    out = read("syncpr", write_json("SynCPR.json", rows, {}))
-    records = [row for row in out if isinstance(row, Record)]
-    assert [(r.file_path, r.identity, r.captions[0], r.row) for r in records] == [
-        ("l1.png", "syncpr:0-reference", "In red.", 0),
-        ("r1.png", "syncpr:0-target", "In blue.", 0),
-        ("l2.png", "syncpr:0-reference", "In red.", 2),
-        ("r2.png", "syncpr:0-target", "In blue.", 2),
-        ("l3.png", "syncpr:6-reference", "A hat.", 3),
-        ("r3.png", "syncpr:6-target", "No hat.", 3),
-    ]
-    triplets = [(t.reference, t.target, t.cpr_id) for t in out if isinstance(t, Triplet)]
-    assert triplets == [(0, 1, 0), (1, 0, 1), (2, 3, 0), (4, 5, 6)]
-    assert rejected(out) == {4: "target_image_path: a string was expected, found integer"}
-
-
-@pytest.mark.parametrize("field", ["edit_caption", "reference_caption", "target_caption"])
-def test_syncpr_captions_are_plain_strings(write_json, field):
-    row = syncpr_row("l.png", "r.png", 0)
-    changed = [row | {field: value} for value in (["In red."], 3, "")] + [{k: row[k] for k in row if k != field}]
-    assert rejected(read("syncpr", write_json("SynCPR.json", changed, {}))) == {
-        0: f"{field}: a string was expected, found list",
-        1: f"{field}: a string was expected, found integer",
-        2: f"{field}: empty",
-        3: f"{field}: missing",
-    }
-
-
-def write_arrow(path: Path, images, captions, ids, splits):
-    table = pa.table({"image": images, "caption": captions, "image_id": ids, "split": splits})
-    path.parent.mkdir(exist_ok=True)
-    with pa.ipc.new_file(str(path), table.schema) as writer:
-        writer.write_table(table)
-
-
-def test_luperson_t_gives_every_image_its_own_identity_over_all_its_arrow_files(tmp_path, picture):
-    folder = tmp_path / "raw"
-    write_arrow(folder / "LUPerson_train.arrow", [picture(1), b""], [["a", "b"], ["c"]], ["x", "y"], ["train"] * 2)
-    write_arrow(folder / "LUPerson_restval.arrow", [picture(2), picture(3)], [["d"], []], ["z", "u"], ["restval"] * 2)
-    write_arrow(folder / "LUPerson_test.arrow", [picture(4), None], [["e"], ["f"]], ["x", "v"], ["test"] * 2)
-    rows = read("luperson_t", folder)
-    identities = [(r.row, r.identity, r.split) for r in rows if isinstance(r, Record)]
-    assert identities == [(n, f"luperson_t:{i}", "train") for n, i in enumerate("xyz")]
-    assert rejected(rows) == {
-        3: "captions: empty",
-        4: "image_id: already given by an earlier row",
-        5: "image: bytes were expected, found null",
-    }
-
-
-def test_luperson_t_takes_integer_image_ids(tmp_path, picture):
-    path = tmp_path / "raw" / "LUPerson_train.arrow"
-    write_arrow(path, [picture()] * 2, ["a", "b"], [7, 7], ["train"] * 2)
-    rows = read("luperson_t", path.parent)
-    assert rows[0].identity == "luperson_t:7"
-    assert rejected(rows) == {1: "image_id: already given by an earlier row"}
-
-
-def test_luperson_t_survives_arrow_strings_that_are_not_utf8(tmp_path, picture):
-    ids = pa.array([b"ok", b"\xff\xfe", b"fine"]).cast(pa.binary()).view(pa.string())
-    path = tmp_path / "raw" / "LUPerson_val.arrow"
-    write_arrow(path, [picture()] * 3, [["a"]] * 3, ids, ["val"] * 3)
-    rows = read("luperson_t", path.parent)
-    assert rejected(rows) == {1: "row: not valid Unicode text"}
-    assert [r.row for r in rows if isinstance(r, Record)] == [0, 2]
-
-
-def test_luperson_t_is_also_read_from_a_json_list(write_json):
-    row = {"file_path": "a/b.jpg", "captions": ["x", "y"]}
-    rows = [row, row | {"file_path": "c.jpg", "split": "restval"}, row, row | {"file_path": "d.jpg", "split": None}]
-    out = read("luperson_t", write_json("LUPerson-T.json", rows, {}))
-    assert [(r.identity, r.split, r.captions) for r in out if isinstance(r, Record)] == [
-        ("luperson_t:a/b.jpg", "train", ("x", "y")),
-        ("luperson_t:c.jpg", "train", ("x", "y")),
-    ]
-    assert rejected(out) == {
-        2: "file_path: already given by an earlier row",
-        3: "split: a string was expected, found null",
-    }
-
-
-def test_luperson_t_refuses_two_columns_of_one_name(tmp_path):
-    table = pa.table([[b""], ["a"], ["x"], ["y"], ["train"]], ["image", "caption", "image_id", "image_id", "split"])
-    with pa.ipc.new_file(str(tmp_path / "LUPerson_train.arrow"), table.schema) as writer:
-        writer.write_table(table)
-    with pytest.raises(UserError, match="more than one column image_id"):
-        SOURCES["luperson_t"](tmp_path)
+@pytest.mark.parametrize("source", LISTS)
+def test_a_list_that_is_cut_off_is_told_with_its_row(tmp_path, source):
+    (tmp_path / LISTS[source]).write_text('[{"a": 1}, {"a": ')
+    with pytest.raises(UserError, match=rf"{LISTS[source]} is not valid JSON: it is cut off at row 1"):
+        read(source, tmp_path)
 
 
 def test_an_annotation_that_may_not_be_read_is_not_called_invalid(pretrain, monkeypatch):
     folder = pretrain(1)
-    monkeypatch.setattr(
-        Path, "read_bytes", lambda path: (_ for _ in ()).throw(PermissionError(13, "Permission denied"))
-    )
+
+    def refuse(store, name):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(LocalStore, "open", refuse)
     with pytest.raises(UserError, match=r"PRETRAIN_110K\.json cannot be read: Permission denied"):
-        SOURCES["pretrain_110k"](folder)
-
-
-@pytest.mark.parametrize("text", ["{", "3", "\x80", "[" * 100_000], ids=["cut", "number", "bytes", "deep"])
-@pytest.mark.parametrize(("source", "name"), [("pretrain_110k", "PRETRAIN_110K.json"), ("syncpr", "SynCPR.json")])
-def test_a_broken_annotation_is_one_line(tmp_path, source, name, text):
-    (tmp_path / name).write_text(text, encoding="latin-1")
-    with pytest.raises(UserError, match=name) as error:
-        SOURCES[source](tmp_path)
-    assert "\n" not in str(error.value)
-
-
-def test_a_cut_arrow_file_is_one_line(tmp_path, picture):
-    path = tmp_path / "raw" / "LUPerson_train.arrow"
-    write_arrow(path, [picture()] * 9, ["a"] * 9, range(9), ["train"] * 9)
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(UserError, match="not an Arrow IPC file"):
-        SOURCES["luperson_t"](path.parent)
+        SOURCES["pretrain_110k"](LocalStore(folder))
 
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_an_empty_folder_is_told_which_file_is_missing(tmp_path, source):
     with pytest.raises(UserError, match=r"\.json|\.arrow"):
-        SOURCES[source](tmp_path)
+        SOURCES[source](LocalStore(tmp_path))
+    with pytest.raises(UserError, match="nowhere is not a directory"):
+        SOURCES[source](LocalStore(tmp_path / "nowhere"))
 
 
-def test_a_byte_order_mark_is_harmless(tmp_path):
-    row = {"file_path": "x.jpg", "id": 1, "captions": ["a"], "split": "val"}
-    (tmp_path / "reid_raw.json").write_text("\ufeff" + json.dumps([row]))
-    assert [r.identity for r in read("cuhk_pedes", tmp_path)] == ["cuhk_pedes:1"]
+@pytest.mark.parametrize("source", OWN_DATA)
+def test_an_empty_folder_is_no_data_of_ones_own(tmp_path, source):
+    with pytest.raises(UserError, match=r"\.jsonl|\.jpg|\.tar"):
+        OWN_DATA[source](LocalStore(tmp_path), "mine")
+
+
+@pytest.mark.parametrize(
+    "encode",
+    [lambda t: codecs.BOM_UTF8 + t.encode(), lambda t: t.replace("\n", "\r\n").encode(), lambda t: t.encode("utf-16")],
+    ids=["byte order mark", "CRLF", "UTF-16"],
+)
+def test_how_a_text_file_was_saved_is_harmless(tmp_path, encode):
+    row = {"file_path": "x.jpg", "id": 1, "captions": ["a café"], "split": "val"}
+    (tmp_path / "reid_raw.json").write_bytes(encode(json.dumps([row], indent=1, ensure_ascii=False)))
+    assert [(r.identity, r.captions) for r in records(read("cuhk_pedes", tmp_path))] == [("cuhk_pedes:1", ("a café",))]
+
+
+def test_the_published_sizes_are_those_of_sources_that_exist():
+    assert published_sizes("pretrain_110k", ["train"]) == {ALL_SPLITS: Size(109_937, 219_874, 4_391)}
+    for name, sizes in PUBLISHED.items():
+        assert name in SOURCES
+        assert all(any(size) for size in sizes.values())
+
+
+def test_annotations_are_named_within_the_input(pretrain):
+    assert SOURCES["pretrain_110k"](LocalStore(pretrain(1))).annotations == ("PRETRAIN_110K.json",)
+    assert not Path(LISTS["syncpr"]).is_absolute()
+
+
+def test_a_copy_is_held_against_the_published_sizes_that_its_annotation_allows():
+    assert published_sizes("rstpreid", ["train", "test"]) == PUBLISHED["rstpreid"]
+    assert published_sizes("rstpreid", ["all"]) == {"all": Size(20_505, 41_010, 4_101)}
+    assert published_sizes("mine", ["all"]) == {}
