@@ -7,16 +7,17 @@ package is cheap; numpy, Pillow and pyarrow are loaded by the first call that ne
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sharding.errors import UserError
 
-if TYPE_CHECKING:
-    from PIL import Image
-
 LAYOUTS: tuple[str, ...] = (
-    "pretrain_110k", "luperson_t", "syncpr", "cuhk_pedes", "icfg_pedes", "rstpreid", "ufine6926", "ufine3c",
+    "pretrain_41k", "pretrain_110k", "luperson_t", "luperson_t_json", "syncpr", "cuhk_pedes", "cuhk_pedes_original",
+    "icfg_pedes", "rstpreid", "ufine6926", "ufine3c", "itcpr", "jsonl", "folder", "webdataset",
 )  # fmt: skip
+SAME_PEOPLE = {  # another form of a layout, which shows the same people in the same pictures
+    "pretrain_41k": "pretrain_110k", "luperson_t_json": "luperson_t", "cuhk_pedes_original": "cuhk_pedes",
+}  # fmt: skip
+SOURCE_OF = {"luperson_t_json": "luperson_t", "cuhk_pedes_original": "cuhk_pedes"}  # others are read by their own name
 
 
 def synthesize(
@@ -43,7 +44,13 @@ def synthesize(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        write = Write(layout=layout, seed=seed, people=people, root=partial, progress=progress or (lambda *_: None))
+        write = Write(
+            layout=SAME_PEOPLE.get(layout, layout),
+            seed=seed,
+            people=people,
+            root=partial,
+            progress=progress or (lambda *_: None),
+        )
         images = WRITERS[layout](write)
         if out.exists():
             out.rmdir()
@@ -52,15 +59,3 @@ def synthesize(
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return images
-
-
-def contact_sheet(layout: str, *, people: int, columns: int, seed: int = 0, captions: bool = False) -> "Image.Image":
-    """A picture of the first `people` identities, one row each and `columns` views across; optionally captioned.
-
-    The first four rows are a family of look-alikes.
-    """
-    if layout not in LAYOUTS:
-        raise UserError(f"unknown layout {layout!r}: choose one of {', '.join(LAYOUTS)}")
-    from sharding.synthetic.sheet import draw_contact_sheet
-
-    return draw_contact_sheet(layout, people=people, columns=columns, seed=seed, captions=captions)

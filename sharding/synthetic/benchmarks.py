@@ -4,6 +4,7 @@ One function per benchmark. The people of a split are strangers to the other spl
 """
 
 import re
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -51,7 +52,20 @@ def write_cuhk_pedes(write: Write) -> int:
     The original's traps at small rates: a third caption, an identity with one image, a caption that two identities of a
     split share, a folder of BMP.
     """
-    rows: list[dict[str, Any]] = []
+    rows = list(cuhk_rows(write))
+    write.save_json("reid_raw.json", rows)
+    return len(rows)
+
+
+def write_cuhk_pedes_original(write: Write) -> int:
+    """`caption_all.json`, as first published: the same images and captions without splits and tokens."""
+    rows = [{name: row[name] for name in ("id", "file_path", "captions")} for row in cuhk_rows(write)]
+    write.save_json("caption_all.json", rows)
+    return len(rows)
+
+
+def cuhk_rows(write: Write) -> Iterator[dict[str, Any]]:
+    """The rows of CUHK-PEDES, whose images are saved as they are reached."""
     splits = split_of_each(write.people, CUHK_SPLITS)
     neighbour = ""
     for index in range(write.people):
@@ -69,16 +83,14 @@ def write_cuhk_pedes(write: Write) -> int:
                 if index % 32 == 1:  # the second of a family of look-alikes takes over a caption of the first
                     captions[1] = neighbour
                 neighbour = captions[0]
-            rows.append({
+            yield {
                 "split": splits[index],
                 "captions": captions,
                 "file_path": path,
                 "processed_tokens": tokens(captions),
                 "id": index + 1,
-            })  # fmt: skip
+            }
         write.progress(index + 1, write.people)
-    write.save_json("reid_raw.json", rows)
-    return len(rows)
 
 
 def write_icfg_pedes(write: Write) -> int:

@@ -49,6 +49,10 @@ NOISE = {
     "rstpreid": Noise(wrong=0.04, dropped=0.08, vague=0.05),
     "ufine6926": Noise(wrong=0.02, dropped=0.03, vague=0.01),
     "ufine3c": Noise(wrong=0.03, dropped=0.05, vague=0.03),
+    "itcpr": Noise(wrong=0.0, dropped=0.0, vague=0.0),  # an edit is written with both pictures side by side
+    "jsonl": Noise(wrong=0.03, dropped=0.08, vague=0.05),
+    "folder": Noise(wrong=0.03, dropped=0.08, vague=0.05),
+    "webdataset": Noise(wrong=0.15, dropped=0.25, vague=0.15),
 }
 Range = tuple[float, float]
 TEMPLATE_PHRASES = 12  # words of phrases after which a template takes no more

@@ -1,215 +1,41 @@
-"""Writes synthetic people out exactly as each pre-training corpus lies on disk, its traps included.
-
-One function per raw layout; all of them stream pictures to disk as they are drawn. `WRITERS` lists them together with
-the benchmarks, which are in benchmarks.py.
-"""
+"""Which function writes which raw layout; all of them stream pictures to disk as they are drawn."""
 
 from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from typing import Any
 
 from sharding.synthetic.benchmarks import (
     write_cuhk_pedes,
+    write_cuhk_pedes_original,
     write_icfg_pedes,
     write_rstpreid,
     write_ufine3c,
     write_ufine6926,
 )
-from sharding.synthetic.camera import CEILING, GENERATOR, SHOPFRONT, WEB_VIDEO, Photo
-from sharding.synthetic.captions import NOISE, composed_caption, edit_caption, observe, template_caption
-from sharding.synthetic.dice import Dice
-from sharding.synthetic.long_captions import model_caption
-from sharding.synthetic.people import Person, identity, random_person, redraw
-from sharding.synthetic.words import phrase, shows_second, tellable
-from sharding.synthetic.write import VIEWS, Write
-
-ENTIRE_ID_SHARE = 0.2  # of PRETRAIN_110K's people; the others are IUST_PersonReID's
-SYNCPR_EDITABLE = ("upper", "lower", "shoes", "bag", "hat", "glasses", "scarf", "carried")
-SYNCPR_EXTRA = {"": 70, "upper": 10, "lower": 10, "hair": 10}  # told beyond a changed garment
-SYNCPR_REUSED_REFERENCE = 0.2  # how often a reference is paired with a second target of its quadruple
-LUPERSON_BATCH = 256  # rows per Arrow record batch
-
-
-def write_pretrain_110k(write: Write) -> int:
-    """`PRETRAIN_110K.json` and `imgs/`: two captions of ~69 words; `ID` repeats between sources, `id` has gaps."""
-    rows: list[dict[str, Any]] = []
-    ceiling_people = write.people - int(write.people * ENTIRE_ID_SHARE)
-    for index in range(write.people):
-        person, dice = identity(write.layout, write.seed, index), write.dice("identity files", index)
-        local = index if index < ceiling_people else index - ceiling_people
-        name = f"{local + 1:04d}"
-        for number in range(dice.count(4, 8)):
-            view = dice.weighted(VIEWS)
-            if index < ceiling_people:
-                source, domain = "IUST_PersonReID", CEILING
-                path = f"IUSTPersonReID/{name}_{dice.count(1, 19)}_{number + 1}_{dice.count(1, 400):03d}{number}.jpg"
-            else:
-                source, domain = "ENTIRe-ID", SHOPFRONT
-                path = f"ENTIReID/{name}_{dice.count(0, 36)}_{dice.count(1, 9000)}{number}.jpg"
-            photo = write.photo(person, index, view, number, domain)
-            write.save(f"imgs/{path}", photo.encode("jpg"))
-            rows.append({
-                "file_path": path,
-                "captions": write.captions(person, index, view, number, 2, model_caption),
-                "split": "val" if index % 20 == 7 else "train",
-                "score": photo.score,
-                "ID": name,
-                "id": 3 * index + index % 2,
-                "source": source,
-            })  # fmt: skip
-        write.progress(index + 1, write.people)
-    write.save_json("PRETRAIN_110K.json", rows)
-    return len(rows)
-
-
-def write_luperson_t(write: Write) -> int:
-    """`LUPerson_{train,val,restval,test}.arrow`: image bytes, two template texts, image_id, split; no identities."""
-    import pyarrow as pa  # the one layout that needs it; 0.3 s to import
-
-    schema = pa.schema([
-        ("image", pa.binary()), ("caption", pa.list_(pa.string())), ("image_id", pa.int64()), ("split", pa.string()),
-    ])  # fmt: skip
-    image_id = 0
-    with ExitStack() as stack:
-        tables: dict[str, tuple[Any, list[dict[str, Any]]]] = {}
-        for split in ("train", "val", "restval", "test"):
-            path = str(write.root / f"LUPerson_{split}.arrow")
-            tables[split] = (stack.enter_context(pa.ipc.new_file(path, schema)), [])
-
-        def flush(split: str) -> None:
-            writer, rows = tables[split]
-            writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=schema))
-            rows.clear()
-
-        for index in range(write.people):
-            person, dice = identity(write.layout, write.seed, index), write.dice("identity files", index)
-            split = {17: "val", 18: "restval", 19: "test"}.get(index % 20, "train")
-            for number in range(dice.count(1, 3)):
-                view = dice.weighted(VIEWS)
-                image = write.photo(person, index, view, number, WEB_VIDEO).encode("jpg")
-                texts = write.captions(person, index, view, number, 2, template_caption)
-                tables[split][1].append({"image": image, "caption": texts, "image_id": image_id, "split": split})
-                image_id += 1
-            if len(tables[split][1]) >= LUPERSON_BATCH:
-                flush(split)
-            write.progress(index + 1, write.people)
-        for split in tables:
-            flush(split)
-    return image_id
-
-
-@dataclass(frozen=True, kw_only=True)
-class Quadruple:
-    """SynCPR's textual base: two people that differ by an edit, their captions, and the edit told both ways."""
-
-    reference: Person
-    target: Person
-    changed: tuple[str, ...]
-    told: tuple[str, ...]
-    captions: tuple[str, str]
-    edits: tuple[str, str]
-
-
-def quadruple(layout: str, seed: int, index: int) -> Quadruple:
-    """Textual quadruple `index`: captions tell what changes and at most one thing more; what stays keeps its words."""
-
-    def worded(person: Person, name: str) -> str:
-        dice = Dice(seed, layout, "wording", index, name)
-        return "" if getattr(person, name) is None else phrase(name, person, dice)
-
-    dice = Dice(seed, layout, "quadruple", index)
-    reference = target = identity(layout, seed, index)
-    editable = [name for name in SYNCPR_EDITABLE if name != "lower" or reference.lower is not None]
-    changed = tuple(sorted(dice.shuffled(editable)[: dice.pick((1, 1, 2))], key=SYNCPR_EDITABLE.index))
-    for name in changed:
-        while worded(target, name) == worded(reference, name):  # sleeves may change without a word of the text
-            target = redraw(target, name, dice, fine=False)
-    extra = dice.weighted(SYNCPR_EXTRA)
-    if not {"upper", "lower", "shoes"} & set(changed) or (extra == "hair" and "hat" in changed):
-        extra = "upper"  # a caption needs a garment, and a hat may hide the hair
-    told = tuple(name for name in ("hair", *SYNCPR_EDITABLE) if name in (*changed, extra))
-    wording = [
-        {name: worded(person, name) for name in told if getattr(person, name) is not None}
-        for person in (reference, target)
-    ]
-    texts = [
-        composed_caption(person, list(words), words, Dice(seed, layout, "caption", index))
-        for person, words in zip((reference, target), wording, strict=True)
-    ]
-    edits = edit_caption(reference, target, changed, wording[1]), edit_caption(target, reference, changed, wording[0])
-    return Quadruple(
-        reference=reference, target=target, changed=changed, told=told, captions=(texts[0], texts[1]), edits=edits
-    )
-
-
-def write_syncpr(write: Write) -> int:
-    """`SynCPR.json` and PNGs below `test*/sub_img/`: every pair in both directions, paths relative to the JSON file."""
-    rows: list[dict[str, Any]] = []
-    quadruples, images = max(1, write.people // 2), 0
-    for index in range(quadruples):
-        base, dice = quadruple(write.layout, write.seed, index), write.dice("pairs", index)
-        folder, pairs = f"test{1 + index % 3}/sub_img", dice.count(1, 4)
-        paths = []
-        for pair in range(pairs):
-            sides = f"{folder}/img_left/{index}-{pair}_left.png", f"{folder}/img_right/{index}-{pair}_right.png"
-            for path, photo in zip(sides, generated_pair(write, base, index, pair), strict=True):
-                write.save(path, photo.encode("png"))
-            paths.append(sides)
-            images += 2
-        couples = list(paths)
-        if pairs > 1 and dice.chance(SYNCPR_REUSED_REFERENCE):
-            couples.append((paths[0][0], paths[1][1]))
-        for couple in couples:
-            for here, there in ((0, 1), (1, 0)):
-                rows.append({
-                    "reference_caption": base.captions[here],
-                    "target_caption": base.captions[there],
-                    "reference_image_path": couple[here],
-                    "target_image_path": couple[there],
-                    "edit_caption": base.edits[here],
-                    "cpr_id": 2 * index + here,
-                })  # fmt: skip
-        write.progress(index + 1, quadruples)
-    write.save_json("SynCPR.json", rows)
-    return images
-
-
-def generated_pair(write: Write, base: Quadruple, index: int, pair: int) -> tuple[Photo, Photo]:
-    """Both pictures of a pair: what the captions leave open is drawn anew for every pair, and shared within it."""
-    dice = write.dice("pair", index, pair)
-    views: list[dict[str, int]] = [{}]
-    while not all(views):  # a hat may hide hair that is told
-        free = random_person(dice, gender=base.reference.gender, age=base.reference.age)
-        drawn = [like(person, free, base.told) for person in (base.reference, base.target)]
-        views = [{view: VIEWS[view] for view in VIEWS if shows(person, view, base.told)} for person in drawn]
-    photos = []
-    for side, person in enumerate(drawn):
-        view = dice.weighted(views[side])
-        person = observe(person, view, NOISE[write.layout], dice).person
-        photos.append(write.photo(person, index, view, 2 * pair + side, GENERATOR))
-    return photos[0], photos[1]
-
-
-def like(person: Person, free: Person, told: tuple[str, ...]) -> Person:
-    """The free person with what is told of the other; the clothes go together and so come along."""
-    return replace(free, **{name: getattr(person, name) for name in ("upper", "lower", *told)})
-
-
-def shows(person: Person, view: str, told: tuple[str, ...]) -> bool:
-    """Whether everything told can be seen in a view."""
-    if "upper" in told and person.upper.pattern != "plain" and not shows_second(person, view):
-        return False
-    return all(name in tellable(person, view) for name in told if getattr(person, name) is not None)
-
+from sharding.synthetic.corpora import (
+    write_luperson_t,
+    write_luperson_t_json,
+    write_pretrain_41k,
+    write_pretrain_110k,
+)
+from sharding.synthetic.itcpr import write_itcpr
+from sharding.synthetic.own_data import write_folder, write_jsonl
+from sharding.synthetic.syncpr import write_syncpr
+from sharding.synthetic.web_shards import write_webdataset
+from sharding.synthetic.write import Write
 
 WRITERS: dict[str, Callable[[Write], int]] = {
+    "pretrain_41k": write_pretrain_41k,
     "pretrain_110k": write_pretrain_110k,
     "luperson_t": write_luperson_t,
+    "luperson_t_json": write_luperson_t_json,
     "syncpr": write_syncpr,
     "cuhk_pedes": write_cuhk_pedes,
+    "cuhk_pedes_original": write_cuhk_pedes_original,
     "icfg_pedes": write_icfg_pedes,
     "rstpreid": write_rstpreid,
     "ufine6926": write_ufine6926,
     "ufine3c": write_ufine3c,
+    "itcpr": write_itcpr,
+    "jsonl": write_jsonl,
+    "folder": write_folder,
+    "webdataset": write_webdataset,
 }

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from sharding.pack import pack
-from sharding.synthetic import LAYOUTS, synthesize
+from sharding.synthetic import LAYOUTS, SOURCE_OF, synthesize
 
 PEOPLE = 200
 
@@ -17,7 +17,7 @@ def measure(layout: str, root: Path) -> dict[str, float]:
     began = time.process_time()
     images = synthesize(layout, people=PEOPLE, out=root / "raw" / layout)
     drawn = time.process_time()
-    pack(layout, root / "raw" / layout, root / "shards" / layout)
+    pack(SOURCE_OF.get(layout, layout), root / "raw" / layout, root / "shards" / layout)
     packed = time.process_time()
     return {
         "images": images,

@@ -5,21 +5,20 @@ import json
 import re
 import subprocess
 import sys
+import tarfile
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from sharding.errors import UserError
-from sharding.record import Record, Reject
-from sharding.sources import SOURCES
-from sharding.synthetic import LAYOUTS, contact_sheet, synthesize
+from sharding.synthetic import LAYOUTS, synthesize
 from sharding.synthetic.benchmarks import longer, medium
 from sharding.synthetic.camera import (
     CUHK_FOLDERS,
@@ -34,7 +33,6 @@ from sharding.synthetic.dice import Dice
 from sharding.synthetic.draw import draw_person
 from sharding.synthetic.figure import Frame, Pose
 from sharding.synthetic.fine_captions import LEAST, fine_caption
-from sharding.synthetic.layouts import SYNCPR_EDITABLE, generated_pair, quadruple
 from sharding.synthetic.long_captions import MODEL_WINDOW, model_caption
 from sharding.synthetic.people import (
     CLOTHES_COLOURS,
@@ -46,21 +44,16 @@ from sharding.synthetic.people import (
     identity,
     redraw,
 )
+from sharding.synthetic.syncpr import SYNCPR_EDITABLE, generated_pair, quadruple
 from sharding.synthetic.words import COLOUR_WORDS, HIDDEN_FROM_BEHIND, KIND_WORDS, phrase, shows_second, tellable
 from sharding.synthetic.write import Write
 
-PEOPLE = 40
-
 FAITHFUL = Noise(wrong=0.0, dropped=0.0, vague=0.0)
-
-
-@pytest.fixture(scope="module")
-def roots(tmp_path_factory):
-    """One small copy of every layout, by name."""
-    root = tmp_path_factory.mktemp("synthetic")
-    for layout in LAYOUTS:
-        synthesize(layout, people=PEOPLE, out=root / layout)
-    return {layout: root / layout for layout in LAYOUTS}
+ANNOTATED = {  # how the sha256 of the annotation of six people of seed 7 begins
+    "pretrain_110k": "5da1487a8761b2f3", "luperson_t_json": "1d120e6ac770ae3a", "syncpr": "0b4fc1ff2d174b3a",
+    "cuhk_pedes": "b0f5b243e2afc54b", "icfg_pedes": "b301dd9c69f4e534", "rstpreid": "e0414794b55dd9cb",
+    "ufine6926": "15b6679c73959ff6", "ufine3c": "ec57d79add4bf385",
+}  # fmt: skip
 
 
 def tree_hash(root: Path) -> str:
@@ -69,6 +62,16 @@ def tree_hash(root: Path) -> str:
         if path.is_file():
             digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
+
+
+def images_below(root: Path) -> int:
+    """Files that are images, rows of Arrow files, and images in tars."""
+    found = sum(path.suffix.lower() in (".jpg", ".jpeg", ".png", ".bmp") for path in root.rglob("*"))
+    found += sum(pa.ipc.open_file(str(path)).read_all().num_rows for path in root.glob("*.arrow"))
+    for path in root.glob("*.tar"):
+        with tarfile.open(path) as tar:
+            found += sum(name.endswith(".jpg") for name in tar.getnames())
+    return found
 
 
 def everyone(count=400, layout="any"):
@@ -89,151 +92,15 @@ def test_the_number_returned_is_the_number_of_images_and_progress_reaches_the_to
     images = synthesize(
         layout, people=5, out=tmp_path / "out", progress=lambda done, total: calls.append((done, total))
     )
-    if layout == "luperson_t":
-        assert images == sum(len(rows) for rows in arrow_tables(tmp_path / "out").values())
-    else:
-        assert images == sum(path.suffix in (".jpg", ".png", ".bmp") for path in (tmp_path / "out").rglob("*"))
+    assert images == images_below(tmp_path / "out")
     assert calls[-1][0] == calls[-1][1] == len(calls)
 
 
-def test_pretrain_110k_has_its_fields_its_file_names_and_identities_unique_only_within_a_source(roots):
-    rows = json.loads((roots["pretrain_110k"] / "PRETRAIN_110K.json").read_text())
-    names = {"IUST_PersonReID": r"IUSTPersonReID/\d+_\d+_\d+_\d+\.jpg", "ENTIRe-ID": r"ENTIReID/\d+_\d+_\d+\.jpg"}
-    for row in rows:
-        assert [*row] == ["file_path", "captions", "split", "score", "ID", "id", "source"]
-        assert re.fullmatch(names[row["source"]], row["file_path"])
-        assert Path(row["file_path"]).name.split("_")[0] == row["ID"]
-        assert [type(row[name]) for name in ("score", "ID", "id")] == [float, str, int]
-        assert len(row["captions"]) == 2
-        assert (roots["pretrain_110k"] / "imgs" / row["file_path"]).is_file()
-    people = {(row["source"], row["ID"]): row["id"] for row in rows}
-    assert len(set(people.values())) == len(people) == PEOPLE
-    assert max(Counter(name for _, name in people).values()) == 2
-    assert sorted(people.values()) != list(range(PEOPLE))
-    assert {row["split"] for row in rows} == {"train", "val"}
-
-
-def arrow_tables(root: Path) -> dict:
-    splits = ("train", "val", "restval", "test")
-    return {name: pa.ipc.open_file(str(root / f"LUPerson_{name}.arrow")).read_all() for name in splits}
-
-
-def test_luperson_t_is_four_arrow_files_of_image_bytes_two_texts_and_no_identity(roots):
-    tables = arrow_tables(roots["luperson_t"])
-    ids = [image_id for table in tables.values() for image_id in table["image_id"].to_pylist()]
-    assert sorted(ids) == list(range(len(ids)))
-    for split, table in tables.items():
-        assert table.column_names == ["image", "caption", "image_id", "split"]
-        assert [str(kind) for kind in table.schema.types] == ["binary", "list<item: string>", "int64", "string"]
-        assert set(table["split"].to_pylist()) == {split}
-        assert all(image[:2] == b"\xff\xd8" for image in table["image"].to_pylist())
-        assert all(len(texts) == 2 for texts in table["caption"].to_pylist())
-
-
-def test_syncpr_lists_every_pair_in_both_directions_over_shared_pngs(roots):
-    rows = json.loads((roots["syncpr"] / "SynCPR.json").read_text())
-    mirror = {(row["target_image_path"], row["reference_image_path"]): row for row in rows}
-    for row in rows:
-        back = mirror[row["reference_image_path"], row["target_image_path"]]
-        assert (back["reference_caption"], back["target_caption"]) == (row["target_caption"], row["reference_caption"])
-        assert back["cpr_id"] == row["cpr_id"] ^ 1
-        assert (roots["syncpr"] / row["reference_image_path"]).read_bytes()[:4] == b"\x89PNG"
-    assert max(Counter(row["reference_image_path"] for row in rows).values()) > 1
-    assert len({Path(row["reference_image_path"]).parts[0] for row in rows}) > 1
-    pairs_per_text = Counter(row["cpr_id"] for row in rows)
-    assert len(pairs_per_text) == PEOPLE
-    assert max(pairs_per_text.values()) > 1
-
-
-def test_cuhk_pedes_has_its_fields_its_folders_and_its_traps(roots):
-    rows = json.loads((roots["cuhk_pedes"] / "reid_raw.json").read_text())
-    for row in rows:
-        assert [*row] == ["split", "captions", "file_path", "processed_tokens", "id"]
-        assert [len(tokens) > 5 for tokens in row["processed_tokens"]] == [True] * len(row["captions"])
-        assert (roots["cuhk_pedes"] / "imgs" / row["file_path"]).is_file()
-    assert {row["id"] for row in rows} == set(range(1, PEOPLE + 1))
-    assert {Path(row["file_path"]).parts[0] for row in rows} <= set(CUHK_FOLDERS)
-    assert {Path(row["file_path"]).suffix for row in rows} == {".jpg", ".png", ".bmp"}
-    assert {len(row["captions"]) for row in rows} == {2, 3}
-    assert min(Counter(row["id"] for row in rows).values()) == 1
-    told_of = {(caption, row["id"]) for row in rows for caption in row["captions"]}
-    assert max(Counter(caption for caption, _ in told_of).values()) > 1
-
-
-def test_icfg_pedes_has_one_caption_ids_from_0_and_paths_that_name_other_splits(roots):
-    rows = json.loads((roots["icfg_pedes"] / "ICFG-PEDES.json").read_text())
-    for row in rows:
-        assert [*row] == ["split", "captions", "file_path", "processed_tokens", "id"]
-        assert len(row["captions"]) == len(row["processed_tokens"]) == 1
-        assert (roots["icfg_pedes"] / "imgs" / row["file_path"]).is_file()
-    assert {row["id"] for row in rows} == set(range(PEOPLE))
-    folders = {(row["split"], Path(row["file_path"]).parts[0]) for row in rows}
-    assert {("train", "test"), ("test", "test"), ("train", "train")} <= folders
-
-
-def test_rstpreid_has_five_images_of_a_person_by_five_cameras_under_img_path(roots):
-    rows = json.loads((roots["rstpreid"] / "data_captions.json").read_text())
-    for row in rows:
-        assert [*row] == ["id", "img_path", "captions", "split"]
-        assert len(row["captions"]) == 2
-        assert (roots["rstpreid"] / "imgs" / row["img_path"]).is_file()
-    cameras = {(row["id"], row["img_path"].split("_")[1]) for row in rows}
-    assert Counter(person for person, _ in cameras) == dict.fromkeys(range(PEOPLE), 5)
-    assert len(rows) == 5 * PEOPLE
-
-
-def test_ufine6926_has_two_captions_ids_from_1_and_no_val(roots):
-    (annotation,) = roots["ufine6926"].glob("*.json")
-    rows = json.loads(annotation.read_text())
-    for row in rows:
-        assert [*row] == ["split", "id", "file_path", "captions"]
-        assert len(row["captions"]) == 2
-        assert (roots["ufine6926"] / "images" / row["file_path"]).is_file()
-    assert {row["id"] for row in rows} == set(range(1, PEOPLE + 1))
-    assert {row["split"] for row in rows} == {"train", "test"}
-
-
-def test_ufine3c_is_a_test_set_of_three_sources_whose_ids_repeat_and_of_captions_in_many_lengths(roots):
-    (annotation,) = roots["ufine3c"].glob("*.json")
-    rows = json.loads(annotation.read_text())
-    for row in rows:
-        assert [*row] == ["id", "source", "split", "file_path", "captions"]
-        assert 4 <= len(row["captions"]) <= 6
-        assert (roots["ufine3c"] / "images" / row["file_path"]).is_file()
-    assert {row["split"] for row in rows} == {"test"}
-    people = {(row["source"], row["id"]) for row in rows}
-    assert len(people) == PEOPLE
-    assert max(Counter(number for _, number in people).values()) == len({source for source, _ in people}) == 3
-    lengths = [len(caption.split()) for row in rows for caption in row["captions"]]
-    assert min(lengths) < 20
-    assert max(lengths) > 120
-
-
-SPLIT = {  # people by split of 40
-    "cuhk_pedes": ("reid_raw.json", {"train": 20, "val": 8, "test": 12}),
-    "icfg_pedes": ("ICFG-PEDES.json", {"train": 32, "test": 8}),
-    "rstpreid": ("data_captions.json", {"train": 24, "val": 8, "test": 8}),
-    "ufine6926": ("UFine6926.json", {"train": 28, "test": 12}),
-}
-
-
-@pytest.mark.parametrize("layout", SPLIT)
-def test_a_benchmark_keeps_an_identity_and_its_look_alikes_in_one_split(roots, layout):
-    name, people = SPLIT[layout]
-    rows = json.loads((roots[layout] / name).read_text())
-    splits_of = [{row["split"] for row in rows if row["id"] == one} for one in sorted({row["id"] for row in rows})]
-    assert Counter(split for splits in splits_of for split in splits) == people
-    for first in range(0, PEOPLE, FAMILY_SIZE):
-        assert len(set.union(*splits_of[first : first + FAMILY_SIZE])) == 1
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_its_source_reads_a_layout_without_a_reject(roots, layout):
-    rows = list(SOURCES[layout](roots[layout]).rows)
-    records = [row for row in rows if isinstance(row, Record)]
-    assert [row for row in rows if isinstance(row, Reject)] == []
-    assert sum(record.dropped_captions for record in records) == 0
-    assert all(isinstance(record.image, bytes) or record.image.is_file() for record in records)
+@pytest.mark.parametrize("layout", ANNOTATED)
+def test_the_people_that_published_figures_rest_on_stay_the_same(layout, tmp_path):
+    synthesize(layout, people=6, out=tmp_path / "out", seed=7)
+    written = b"".join(path.read_bytes() for path in sorted((tmp_path / "out").glob("*.json*")))
+    assert hashlib.sha256(written).hexdigest()[:16] == ANNOTATED[layout]
 
 
 def test_in_the_ultra_fine_benchmark_everybody_has_three_look_alikes():
@@ -258,7 +125,7 @@ def test_layouts_share_no_people_and_strangers_differ_widely():
     assert len(set(strangers)) == len(strangers)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", NOISE)
 def test_captions_carry_the_noise_that_is_set(layout):
     states: Counter[str] = Counter()
     for index, person in enumerate(everyone(1500)):
@@ -329,14 +196,6 @@ def test_an_ultra_fine_caption_tells_everything_that_can_be_seen(index, view):
         assert person.lower.length in text
 
 
-@pytest.mark.parametrize("layout", ["icfg_pedes", "rstpreid", "ufine6926"])
-def test_the_captions_on_disk_have_the_lengths_of_the_benchmark(roots, layout):
-    low, high = {"icfg_pedes": (33, 43), "rstpreid": (23, 29), "ufine6926": (72, 90)}[layout]
-    rows = json.loads((roots[layout] / SPLIT[layout][0]).read_text())
-    lengths = [len(caption.split()) for row in rows for caption in row["captions"]]
-    assert low <= sum(lengths) / len(lengths) <= high
-
-
 @pytest.mark.parametrize("kind", UPPERS["woman"])
 def test_a_garment_mistaken_for_another_has_words(kind):
     for index, person in enumerate(everyone(200)):
@@ -394,6 +253,36 @@ def test_a_syncpr_edit_can_be_read_and_seen(tmp_path, monkeypatch):
     assert 12 <= sum(lengths) / len(lengths) <= 15
 
 
+def test_itcpr_is_answered_by_whoever_the_edit_describes_and_by_nobody_else(tmp_path, monkeypatch):
+    taken: list = []
+
+    def photo(self, person, index, view, number, domain):
+        taken.append((index, person, view))
+        place = str(len(taken) - 1).encode()
+        return SimpleNamespace(encode=lambda kind: place)
+
+    monkeypatch.setattr(Write, "photo", photo)
+    synthesize("itcpr", people=200, out=tmp_path / "out")
+    queries, gallery = (json.loads((tmp_path / "out" / f"{name}.json").read_text()) for name in ("query", "gallery"))
+    shown = {path: taken[int((tmp_path / "out" / path).read_bytes())] for path in paths_of(queries) | paths_of(gallery)}
+    assert len(queries) > 150
+    assert {*Counter(row["instance_id"] for row in gallery if row["instance_id"] != -1).values()} == {1, 2, 3, 4, 5}
+    for query in queries:
+        index, person, _ = shown[query["file_path"]]
+        base = quadruple("itcpr", 0, index)
+        wanted = base.target if person == base.reference else base.reference
+        answers = paths_of(row for row in gallery if row["instance_id"] == query["instance_id"])
+        assert answers == {path for path in paths_of(gallery) if shown[path][:2] == (index, wanted)}
+        assert set(differences(person, wanted)) == set(base.changed)
+        assert query["caption"] == base.edits[person != base.reference]
+        for view in (shown[path][2] for path in answers):
+            assert {name for name in base.changed if getattr(wanted, name)} <= set(tellable(wanted, view))
+
+
+def paths_of(rows) -> set[str]:
+    return {row["file_path"] for row in rows}
+
+
 def test_an_edit_caption_names_exactly_what_changed():
     for index in range(300):
         quad = quadruple("syncpr", 0, index)
@@ -434,12 +323,6 @@ def test_look_alikes_are_drawn_differently():
     assert len(pictures) >= 3  # a hat may hide the one changed detail, the hair
 
 
-def test_files_are_as_small_as_the_real_ones(roots):
-    sizes = [path.stat().st_size for path in roots["cuhk_pedes"].rglob("*.jpg")]
-    assert 1500 < sum(sizes) / len(sizes) < 12000
-    assert all(Image.open(path).size[1] >= 128 for path in roots["cuhk_pedes"].rglob("*.jpg"))
-
-
 def test_what_a_killed_run_left_goes_with_the_next_one(tmp_path):
     (tmp_path / ".out.partial").mkdir()
     (tmp_path / ".out.partial" / "stray").touch()
@@ -466,12 +349,6 @@ def test_mistakes_are_told_in_one_line(tmp_path):
             synthesize(layout, people=people, out=tmp_path / out)
         assert "\n" not in str(error.value)
     assert (tmp_path / "full" / "file").exists()
-
-
-def test_the_contact_sheet_has_a_row_per_person_and_a_column_per_view():
-    small, large = (contact_sheet("cuhk_pedes", people=n, columns=4 * n, captions=True) for n in (1, 2))
-    assert large.height > 1.8 * small.height
-    assert large.width > 1.8 * small.width
 
 
 def test_importing_the_package_loads_nothing_heavy():
