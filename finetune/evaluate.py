@@ -18,17 +18,18 @@ import torch.distributed as dist
 from torch import Tensor
 
 from finetune.benchmarks import difference_from_published
-from finetune.feature_cache import FeatureCache, FeatureKey, tensors_hash
+from finetune.feature_cache import FeatureCache, FeatureKey
 from finetune.feature_files import FilePair
 from finetune.scores import IMAGE_TO_TEXT, TEXT_TO_IMAGE, BenchmarkScores, ModelScores
 from pretrain.config import ModelSettings
 from pretrain.features import Features, Labels, Shapes, encode, extract_features, over_ranks
 from pretrain.model import DualEncoder
 from pretrain.retrieval import Names, RetrievalMetrics, retrieval_metrics
+from pretrain.tensor_hash import tensors_hash
 from pretrain.text import PackedText
 from pretrain.weights import encoder_state, load_weights, read_state
 from sharding.command import progress_bar
-from sharding.index import Dataset
+from sharding.dataset import Dataset
 from sharding.reader import SplitReader
 
 log = logging.getLogger(__name__)

@@ -4,11 +4,9 @@ One safetensors file an entry, written under a temporary name and renamed, its t
 does not match its hash is computed again, never used.
 """
 
-import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from pretrain.config import ModelSettings, open_clip_config
-from sharding.index import content_hash, rename_durably, sync
+from pretrain.tensor_hash import tensors_hash
+from sharding.files import rename_durably, sync
+from sharding.index import content_hash
 
 log = logging.getLogger(__name__)
 
@@ -55,19 +55,6 @@ def default_directory() -> Path:
     """`person-pretrain/features` below $XDG_CACHE_HOME, or below ~/.cache where that is not set."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "person-pretrain" / "features"
-
-
-def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
-    """sha256 (hex) over name, shape and fp32 values of every tensor, in the order of the names.
-
-    The same weights give the same hash from any file format that holds them exactly.
-    """
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().to("cpu", torch.float32).contiguous()
-        digest.update(f"{name} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 class FeatureCache:

@@ -1,10 +1,11 @@
-"""`pretrain run | export`: train, and write the trained weights for others to load."""
+"""`pretrain run | export | score-phrases`: train, write the weights for others to load, score images with them."""
 
 import argparse
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pretrain import phrases_cli
 from sharding.command import OneLineParser, exit_code
 from sharding.errors import UserError
 
@@ -16,6 +17,7 @@ EPILOG = f"""examples:
   pretrain run --config pretrain/recipes/demo.yaml --optim.lr 5e-4
   pretrain export --run runs/demo --out runs/demo/export
   pretrain export --weights runs/demo/export --format onnx --out runs/demo/onnx
+  pretrain score-phrases --data shards/bare --weights runs/demo/export --out scores.parquet
 
 {EXIT_CODES}
 """
@@ -45,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 
         return run(arguments[1:])
     options = argument_parser().parse_args(arguments)
-    return exit_code("pretrain", lambda: print(write(options)))
+    return exit_code("pretrain", lambda: options.action(options))
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -72,10 +74,17 @@ def argument_parser() -> argparse.ArgumentParser:
     export_parser.add_argument(
         "--quick-gelu", action="store_true", help="the --weights are OpenAI's, or have their activation"
     )
+    export_parser.set_defaults(action=write)
+    phrases_cli.add_parser(commands)
     return parser
 
 
-def write(options: argparse.Namespace) -> Path:
+def write(options: argparse.Namespace) -> None:
+    """`pretrain export`: write the folder and print its name."""
+    print(exported(options))
+
+
+def exported(options: argparse.Namespace) -> Path:
     """Do what `pretrain export` was asked for; returns the folder."""
     if options.weights:
         return convert(options.weights, options.out, options.format, quick_gelu=options.quick_gelu or None)

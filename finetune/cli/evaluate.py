@@ -2,25 +2,24 @@
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from finetune.benchmarks import BENCHMARKS, open_benchmark
 from finetune.scores import COLUMNS, DIRECTIONS, BenchmarkScores, as_json, require
 from finetune.tables import as_latex, as_markdown, tables
 from finetune.train import weights_of
+from pretrain.torchrun import on_all_ranks, rank
 from sharding.command import positive
+from sharding.dataset import Dataset, open_dataset, shards_of
 from sharding.errors import UserError
-from sharding.index import Dataset, open_dataset, shards_of, write_durably
+from sharding.files import write_durably
 
 if TYPE_CHECKING:
     from finetune.evaluate import EvaluationSettings, Model
     from pretrain.config import ModelSettings
-
-Result = TypeVar("Result")
 
 EPILOG = """examples:
   finetune evaluate --data shards/cuhk_pedes --weights runs/demo ViT-B-16.safetensors --quick-gelu --untrained
@@ -90,10 +89,12 @@ def run(options: argparse.Namespace) -> None:
         _check(options)
         evaluate = _from_files(options) if options.query_features else _from_weights(options)
     except UserError as error:  # every rank finds the same: one tells it
-        if _rank() == 0:
+        if rank() == 0:
             raise
         sys.exit(error.exit_code)
-    scores = _on_all_ranks(evaluate)
+    import torch
+
+    scores = on_all_ranks(evaluate, gpu=torch.cuda.is_available())
     if scores is None:
         return
     text = as_json(scores)
@@ -142,7 +143,7 @@ def _from_files(options: argparse.Namespace) -> Callable[[], list[BenchmarkScore
 
     pair = read_pair(options.query_features, options.query_ids, options.gallery_features, options.gallery_ids)
     name, data = options.query_features.name, str(options.query_features)
-    return lambda: [scores_of_files(pair, name, data, _settings(options))] if _rank() == 0 else None
+    return lambda: [scores_of_files(pair, name, data, _settings(options))] if rank() == 0 else None
 
 
 def _from_weights(options: argparse.Namespace) -> Callable[[], list[BenchmarkScores] | None]:
@@ -150,7 +151,7 @@ def _from_weights(options: argparse.Namespace) -> Callable[[], list[BenchmarkSco
     datasets = _datasets(options)
     from finetune.evaluate import evaluate  # late: torch, after what is found without it
 
-    logging.basicConfig(level=logging.ERROR if _rank() else logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.ERROR if rank() else logging.INFO, format="%(message)s")
     models, settings = _models(options), _settings(options)
     return lambda: evaluate(models, datasets, options.split, settings)
 
@@ -213,28 +214,6 @@ def _architecture(path: Path, quick_gelu: bool) -> "ModelSettings":
     settings = weights_settings(path, quick_gelu=True if quick_gelu and path.is_file() else None)
     check_weights(path, settings)
     return settings
-
-
-def _on_all_ranks(work: Callable[[], Result]) -> Result:
-    """`work()` in this process, or, below torchrun, on this rank with torch.distributed initialised."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return work()
-    import torch
-
-    from cluster.errors import ClusterError
-    from cluster.launch import Topology, launch_torchrun
-
-    topology = Topology(ranks=int(os.environ["WORLD_SIZE"]), gpus_per_rank=int(torch.cuda.is_available()))
-    results = []
-    try:
-        launch_torchrun(lambda _: results.append(work()), {}, topology=topology)
-    except ClusterError as error:
-        raise UserError(str(error)) from None
-    return results[0]
-
-
-def _rank() -> int:
-    return int(os.environ["RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ else 0
 
 
 def _names(text: str) -> list[str]:
