@@ -93,7 +93,7 @@ def _read_parquet(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     if not path.is_file():
         raise UserError(f"there is no file {path}")
     try:
-        table = pq.read_table(path, columns=None).combine_chunks()
+        table = pq.read_table(path, use_threads=False).combine_chunks()
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path} is not a Parquet file: {_line(error)}") from None
     if missing := {"feature", "id"} - set(table.column_names):

@@ -17,8 +17,9 @@ from finetune.benchmarks import BENCHMARKS, open_benchmark
 from finetune.config import FinetuneSettings, with_epochs
 from pretrain.config import HELD_OUT, override, read_tree, settings_from
 from pretrain.run import absolute, check_inputs, launch, torchrun_ranks
+from sharding.dataset import Dataset
 from sharding.errors import UserError
-from sharding.index import Dataset, fingerprint
+from sharding.files import fingerprint
 
 RECIPE_IMAGE = [384, 128]  # height, width; what square weights are resized to
 

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sharding.errors import UserError
-from sharding.index import write_durably
+from sharding.files import write_durably
 
 log = logging.getLogger(__name__)
 

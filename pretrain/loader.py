@@ -21,9 +21,9 @@ from pretrain.augment import Image, augment
 from pretrain.config import HELD_OUT, DataSettings, Settings
 from pretrain.text import MaskedText, PackedText, pack, tokenize
 from pretrain.text_augment import augment_ids, mask_ids
+from sharding.dataset import open_dataset
 from sharding.errors import UserError
 from sharding.identity_plan import IdentityPlan
-from sharding.index import open_dataset
 from sharding.plan import Plan, Stream, generator
 from sharding.reader import People, Sample, SplitReader
 
@@ -59,7 +59,7 @@ class Batch:
 class Mixture:
     """The datasets of a run: their readers, their plan, and one integer per identity over all of them.
 
-    Raises UserError where a dataset is missing, half written or lacks the split.
+    Raises UserError where a dataset is missing, half written, lacks the split or has images without captions in it.
     """
 
     def __init__(self, settings: DataSettings, seed: int) -> None:
@@ -67,6 +67,8 @@ class Mixture:
         self.readers = [
             SplitReader(open_dataset(settings.root / part.path), settings.split, kept) for part in settings.mixture
         ]
+        for reader in self.readers:
+            _require_captions(reader)
         streams = [
             Stream(
                 name=reader.dataset.name,
@@ -96,6 +98,17 @@ class Mixture:
         places = self.plan.locate(positions)
         for position, stream, shard, row in zip(positions, places.stream, places.shard, places.row, strict=True):
             yield position, self.readers[stream].sample(int(shard), int(row))
+
+
+def _require_captions(reader: SplitReader) -> None:
+    import pyarrow.compute as pc
+
+    captions = pc.list_value_length(reader.index(["caption_words"])["caption_words"])
+    if bare := pc.sum(pc.equal(captions, 0)).as_py():
+        raise UserError(
+            f"{reader.dataset.directory}: {bare:,} images of split {reader.split!r} have no caption; "
+            "`sharding pseudo-text` can write some"
+        )
 
 
 def open_evaluated(settings: Settings) -> SplitReader | None:

@@ -29,8 +29,8 @@ from pretrain.resume import Checkpoint, agree_on_checkpoint
 from pretrain.selection import Selection
 from pretrain.telemetry import Telemetry, average_over_ranks, plot_curves, read_metrics
 from pretrain.weights import build_model
+from sharding.files import write_durably
 from sharding.identity_plan import IdentityPlan
-from sharding.index import write_durably
 from sharding.plan import Plan
 from sharding.reader import SplitReader
 

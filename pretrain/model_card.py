@@ -12,7 +12,7 @@ from jinja2 import Environment, StrictUndefined
 from pretrain.augment import CLIP_MEAN, CLIP_STD
 from pretrain.config import ModelSettings
 from pretrain.provenance import Provenance, write_provenance
-from sharding.index import write_durably
+from sharding.files import write_durably
 
 Format = Literal["open_clip", "pt", "hf", "onnx"]
 

@@ -12,7 +12,7 @@ from pretrain.checkpoint import Manifest
 from pretrain.config import DataSettings, decisive
 from pretrain.telemetry import read_metrics
 from sharding.errors import UserError
-from sharding.index import write_durably
+from sharding.files import write_durably
 from sharding.plan import Stream
 
 PROVENANCE_NAME = "provenance.json"

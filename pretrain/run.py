@@ -15,8 +15,8 @@ from cluster.errors import ClusterError, LaunchError
 from cluster.launch import Topology, Worker, launch_local, launch_ray, launch_torchrun
 from pretrain.config import AnySettings, Settings, as_tree, load_settings, setting_names
 from sharding.command import OneLineParser
+from sharding.dataset import open_dataset, shards_of
 from sharding.errors import UserError
-from sharding.index import open_dataset, shards_of
 
 EPILOG = """examples:
   python -m pretrain.run --config pretrain/recipes/demo.yaml

@@ -19,8 +19,8 @@ from pretrain.config import Settings, as_tree, settings_hash
 from pretrain.engine import Engine
 from pretrain.export import SELECTION_NAME, export
 from pretrain.provenance import of_training, training_data
+from sharding.files import sync, write_durably
 from sharding.identity_plan import IdentityPlan
-from sharding.index import sync, write_durably
 from sharding.plan import Plan
 
 METRIC = "r1"

@@ -21,7 +21,7 @@ from torch import Tensor
 from cluster.metrics import RankMetrics
 from pretrain.config import Settings
 from pretrain.loader import Batch
-from sharding.index import write_durably
+from sharding.files import write_durably
 
 log = logging.getLogger(__name__)
 

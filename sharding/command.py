@@ -1,13 +1,16 @@
 """What the command lines share: errors in one line, documented exit codes, a parser that keeps to that."""
 
 import argparse
+import difflib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from sharding.errors import UserError
+
+UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -48,26 +51,58 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def name_of(what: str, known: Collection[str]) -> Callable[[str], str]:
+    """An argument type: one of the `known` names; the error names the nearest one."""
+
+    def check(value: str) -> str:
+        if value in known:
+            return value
+        nearest = difflib.get_close_matches(value.lower().replace("-", "_"), known, n=1, cutoff=0.4)
+        hint = f"did you mean {nearest[0]}? " if nearest else ""
+        raise argparse.ArgumentTypeError(f"there is no {what} {value!r}; {hint}known: {', '.join(known)}")
+
+    return check
+
+
+def byte_count(value: str) -> int:
+    """A size such as 67108864, 64M or 1G (powers of 1024)."""
+    number, unit = (value[:-1], value[-1].upper()) if value[-1:].isalpha() else (value, "")
+    if not number.isdecimal() or int(number) < 1 or unit not in UNITS:
+        raise argparse.ArgumentTypeError(f"a size such as 64M or 1G was expected, found {value!r}")
+    return int(number) * UNITS[unit]
+
+
+class Progress(Protocol):
+    """Shows that `done` of `total` units are done (a total of 0 is not known yet); each label has a bar of its own."""
+
+    def __call__(self, done: int, total: int, label: str = "") -> None: ...
+
+
 @contextmanager
-def progress_bar(label: str, unit: str) -> Iterator[Callable[[int, int], None] | None]:
-    """A function (done, total) that draws a bar with units per second on stderr; None where stderr is no terminal."""
+def progress_bar(label: str, unit: str) -> Iterator[Progress | None]:
+    """A function that draws bars with units per second on stderr; None where stderr is no terminal."""
     if not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
 
     rate = TextColumn(f"{{task.fields[rate]:,.0f}} {unit}/s")
-    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(label, total=None, rate=0.0)
-        start = drawn = time.perf_counter()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
+    tasks: dict[str, Any] = {}
+    began: dict[str, float] = {}
+    drawn = 0.0
+    with Bars(*columns, console=Console(stderr=True)) as bars:
 
-        def show(done: int, total: int) -> None:
+        def show(done: int, total: int, label: str = label) -> None:
             nonlocal drawn
             now = time.perf_counter()
-            if done == total or now - drawn > 0.1:
+            if label not in tasks:
+                tasks[label], began[label] = bars.add_task(label, total=None, rate=0.0), now
+            elif done == total or now - drawn > 0.1:
                 drawn = now
-                bar.update(task, completed=done, total=total, rate=done / (now - start))
+                elapsed = max(now - began[label], 1e-3)
+                bars.update(tasks[label], completed=done, total=total or None, rate=done / elapsed)
 
         yield show

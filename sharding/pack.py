@@ -1,53 +1,100 @@
-"""Packs a raw dataset: rows → checked samples → shards with their indexes → `dataset.json`, which publishes it all.
+"""Packs a raw dataset: rows → plan → shards with their indexes → `dataset.json`, which publishes it all.
 
-The bytes written follow from the input and the settings alone. An interrupted packing is resumed by running it again:
-finished shards are kept, everything else is written anew, and the root hash comes out the same if the input is
-unchanged. Annotations are compared by hash; images that lie in a finished shard already are not read again.
+The bytes written follow from the input and the settings alone, whether one process writes the shards, several, or the
+machines of a Ray cluster. An interrupted packing is resumed by running it again: the plan and finished shards are kept,
+everything else is written anew, and the root hash comes out the same.
 """
 
 import hashlib
+import logging
 import time
-from array import array
-from collections import Counter, deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sharding.claim import MARKER, claimed, refuse_another_job
-from sharding.errors import UserError
-from sharding.images import BadImage, check_image, read_image
-from sharding.index import (
+from sharding.counts import count_samples
+from sharding.dataset import (
+    MANIFEST,
+    NAME,
     SCHEMA_VERSION,
     Dataset,
-    Shard,
-    canonical_json,
-    content_hash,
-    fingerprint,
-    index_path,
+    Generation,
+    manifest_bytes,
     open_dataset,
-    publish,
-    read_dataset_json,
     read_rejects,
-    table_bytes,
-    write_durably,
 )
-from sharding.record import RawDataset, Record, Reject, Triplet
-from sharding.shard import ShardWriter, find_done, sample_members
-from sharding.sources import SOURCES
+from sharding.errors import UserError
+from sharding.index import Shard, content_hash, index_name, rows_hash, table_bytes
+from sharding.packing.claim import claimed, clear
+from sharding.packing.existing import Existing, find_existing, is_published, remove_stale_shards, write_companions
+from sharding.packing.images import ImagePolicy
+from sharding.packing.input_sizes import stamp
+from sharding.packing.selection import Selection
+from sharding.packing.shard import (
+    PRELOAD,
+    Changed,
+    ShardDone,
+    ShardTask,
+    is_of_another_plan,
+    require_claim,
+    write_shard,
+)
+from sharding.packing.shard_plan import PLAN, PackPlan, make_plan, read_plan
+from sharding.packing.tables import Refused, rejects_table, triplets_table
+from sharding.pool import Run, started
+from sharding.record import RawDataset, Size
+from sharding.sources import OWN_DATA, SOURCES
+from sharding.sources.published import published_sizes
+from sharding.store import Conflict, LocalStore, Store, hash_of, open_store
 
 if TYPE_CHECKING:
     import pyarrow
 
 SHARD_BYTES = 64 << 20
 SHARD_SAMPLES = 10_000
+ADDED = ("rejects", "dropped_captions", "triplets", "left_out", "source_image_bytes")  # counts that generations add to
+Reader = Callable[[Store], RawDataset]
+Progress = Callable[[int, int], None]
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is to be packed and how; all of it decides the bytes. `settings` are those of a reader of its own."""
+
+    source: str
+    name: str
+    selection: Selection = field(default_factory=Selection)
+    images: ImagePolicy = field(default_factory=ImagePolicy)
+    shard_bytes: int = SHARD_BYTES
+    shard_samples: int = SHARD_SAMPLES
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def described(self) -> dict[str, Any]:
+        """The settings as plain JSON values."""
+        return {
+            "source": self.source,
+            "name": self.name,
+            "shard_bytes": self.shard_bytes,
+            "shard_samples": self.shard_samples,
+            **_plain(asdict(self.selection)),
+            **_plain(asdict(self.images)),
+            **self.settings,
+        }
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Packed:
-    """What `pack` did: the dataset, the rows in `rejects.parquet` per reason, the images this call wrote in `seconds`.
+    """What `pack` did: the dataset, the rows in the tables of rejects per reason, the images this call wrote.
 
-    `already_complete` is True where an earlier call had left nothing to do.
+    `already_complete` is True where an earlier call had left nothing to do. `published` is the size of every split of
+    the real dataset.
     """
 
     dataset: Dataset
@@ -55,268 +102,265 @@ class Packed:
     images_written: int
     seconds: float
     already_complete: bool
+    published: dict[str, Size]
 
 
 def pack(
     source: str,
-    input_dir: Path,
-    out: Path,
+    input: Path | str | Store,
+    out: Path | str | Store,
     *,
+    name: str | None = None,
+    selection: Selection | None = None,
+    images: ImagePolicy | None = None,
     shard_bytes: int = SHARD_BYTES,
     shard_samples: int = SHARD_SAMPLES,
-    progress: Callable[[int, int], None] | None = None,
+    reader: Reader | None = None,
+    reader_settings: dict[str, Any] | None = None,
+    workers: int = 1,
+    ray_address: str | None = None,
+    append: bool = False,
+    overwrite: bool = False,
+    planning: Progress | None = None,
+    progress: Progress | None = None,
 ) -> Packed:
-    """Pack the raw dataset `source` in `input_dir` into the folder `out`, or finish an interrupted packing there.
+    """Pack the raw dataset `source` at `input` into `out`, or finish an interrupted packing there.
 
-    A shard is closed before it would pass `shard_bytes` or hold more than `shard_samples`. Rows that cannot be packed
-    go to `rejects.parquet`, as do images that lost captions. `progress(rows done, rows expected)` is called after every
-    row. Finishing an interrupted packing gives the same dataset if the input is unchanged: an annotation that changed
-    is refused, but an image replaced after its shard was finished stays as it was packed. Raises UserError, before
-    anything is written, if the input is not such a dataset or `out` holds something else.
+    `name` begins keys and shards' names (the source's, if not given). `reader` stands in for that of `source`, and
+    `reader_settings` are what decides its rows. A shard is closed before it would pass about `shard_bytes` or hold more
+    than `shard_samples`. Rows that cannot be packed go to `rejects.parquet`, as do images that lost captions.
+    `append` adds a generation to a complete dataset, `overwrite` replaces what was packed with other settings.
+    `planning` is called with (rows read, rows expected or 0), `progress` with (records done, records). Finishing an
+    interrupted packing gives the same dataset if the input is unchanged: an annotation that changed is refused, but an
+    image replaced after its shard was finished stays as it was packed. Raises UserError, before anything is written, if
+    the input is not such a dataset or `out` holds something else.
     """
-    raw = SOURCES[source](input_dir)
-    settings = {"source": source, "shard_bytes": shard_bytes, "shard_samples": shard_samples}
-    annotations = {path.name: fingerprint(path) for path in raw.annotations}
-    job = {"schema_version": SCHEMA_VERSION, "settings": settings, "annotations": annotations}
-    if (out / "dataset.json").exists():
-        return _complete(out, job)
-    start = time.perf_counter()
-    with claimed(out, job):
-        packing = _Packing(out, settings, content_hash(job))
-        packing.run(raw, progress)
-        dataset = packing.publish(annotations)
+    began = time.perf_counter()
+    job = Job(
+        source=source,
+        name=name or source,
+        selection=selection or Selection(),
+        images=images or ImagePolicy(),
+        shard_bytes=shard_bytes,
+        shard_samples=shard_samples,
+        settings=reader_settings or {},
+    )
+    assert NAME.fullmatch(job.name), job.name
+    store, target = _places(input, out, absolute=ray_address is not None)
+    raw = (reader or _reader(source, job.name))(store)
+    stamps = {name: stamp(store, name) for name in raw.annotations}
+    noted: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "settings": job.described(),
+        "annotations": {name: hash_of(store, name) for name in raw.annotations} | dict(raw.listing),
+    }
+    existing = find_existing(target, noted, append=append, overwrite=overwrite)
+    if existing.dataset and existing.is_complete:
+        write_companions(existing.dataset)
+        return _packed(existing.dataset, 0, 0.0, already_complete=True)
+    noted["base"] = existing.before.root_hash if existing.before else None
+    try:
+        with (
+            claimed(target, noted, existing.dataset, overwrite=overwrite),
+            started(workers=workers, ray_address=ray_address, preload=PRELOAD) as go,
+        ):
+            packing = _Packing(job, noted, store, target, existing)
+            packing.plan(raw, planning)
+            if any(stamp(store, name) != before for name, before in stamps.items()):
+                target.remove(PLAN)
+                raise Changed(f"the annotations in {store} changed while they were read; pack again")
+            packing.make_room()
+            packing.write(go, progress)
+            dataset = packing.publish()
+    except OSError:
+        # A bucket has no locks: who packs the same there and is faster takes away the plan that both work by.
+        if not is_published(target, noted):
+            raise
+        return _packed(open_dataset(target), 0, 0.0, already_complete=True)
+    return _packed(dataset, packing.written, time.perf_counter() - began, already_complete=False)
+
+
+def _places(input: Path | str | Store, out: Path | str | Store, *, absolute: bool) -> tuple[Store, Store]:
+    """Both stores, with paths that mean the same wherever a task runs; UserError where they are one place."""
+    stores = [open_store(place) for place in (input, out)]
+    resolved = [LocalStore(store.directory.resolve()) if isinstance(store, LocalStore) else store for store in stores]
+    if resolved[0] == resolved[1]:
+        raise UserError(f"{stores[1]} is the input; name another place to write to")
+    source, target = resolved if absolute else stores
+    return source, target
+
+
+def _reader(source: str, name: str) -> Reader:
+    return SOURCES[source] if source in SOURCES else lambda store: OWN_DATA[source](store, name)
+
+
+def _packed(dataset: Dataset, written: int, seconds: float, *, already_complete: bool) -> Packed:
+    counted = read_rejects(dataset)["reason"].value_counts().to_pylist()
+    reasons = sorted((-reason["counts"], reason["values"]) for reason in counted)
     return Packed(
         dataset=dataset,
-        reject_reasons=_reason_counts([reject.reason for reject in packing.rejects]),
-        images_written=packing.written,
-        seconds=time.perf_counter() - start,
-        already_complete=False,
+        reject_reasons={reason: -number for number, reason in reasons},
+        images_written=written,
+        seconds=seconds,
+        already_complete=already_complete,
+        published=published_sizes(dataset.source, dataset.counts["splits"]),
     )
-
-
-def _complete(out: Path, job: dict[str, Any]) -> Packed:
-    """The outcome where `out` is published already, by the same job."""
-    dataset = open_dataset(out)
-    refuse_another_job(out, read_dataset_json(out), job)
-    reasons = read_rejects(dataset)["reason"].to_pylist()
-    if (out / MARKER).exists():  # killed between the last two steps
-        (out / MARKER).unlink()
-    return Packed(
-        dataset=dataset,
-        reject_reasons=_reason_counts(reasons),
-        images_written=0,
-        seconds=0.0,
-        already_complete=True,
-    )
-
-
-def _reason_counts(reasons: list[str]) -> dict[str, int]:
-    """The number of rejects per reason, the commonest first, ties by name."""
-    return dict(sorted(Counter(reasons).items(), key=lambda item: (-item[1], item[0])))
-
-
-@dataclass
-class _Lane:
-    """The shards of one split in the making: the open one, or the samples still to come of a kept one.
-
-    `number` is that of the shard at hand, or of the next where none is.
-    """
-
-    number: int = 0
-    writer: ShardWriter | None = None
-    kept: deque[tuple[int, str, str]] = field(default_factory=deque)
 
 
 class _Packing:
-    """One pass over the rows. Shards close in the order they fill, one open shard per split."""
+    """One packing, from plan to publication."""
 
-    def __init__(self, out: Path, settings: dict[str, Any], job_hash: str) -> None:
-        self.out = out
-        self.settings = settings
-        self.job_hash = job_hash
-        self.lanes: dict[str, _Lane] = {}
-        self.done = find_done(out, job_hash)
-        self.heads: dict[str, deque[tuple[int, str, str]]] = {}
+    def __init__(self, job: Job, noted: dict[str, Any], source: Store, out: Store, existing: Existing) -> None:
+        self.job, self.noted, self.hash = job, noted, content_hash(noted)
+        self.source, self.out, self.existing = source, out, existing
+        self.made: PackPlan
         self.shards: list[Shard] = []
-        self.numbers = array("q")  # per record, in the order of the source: its sample number, or −1 if refused
-        self.accepted = 0
-        self.written = 0
-        self.rejects: list[Reject] = []
-        self.triplets: list[Triplet] = []
+        self.refused: list[Refused] = []
+        self.lost: dict[str, int] = {}
+        self.empty: list[str] = []  # shards none of whose images could be packed
+        self.source_bytes = self.written = 0
 
-    def run(self, raw: RawDataset, progress: Callable[[int, int], None] | None) -> None:
-        """Write every shard."""
-        done = 0
-        for row in raw.rows:
-            if isinstance(row, Triplet):
-                self._take_triplet(row)
-                continue
-            if isinstance(row, Record):
-                self._take_record(row)
-            else:
-                self.rejects.append(row)
-            done += 1
-            if progress:
-                progress(done, raw.expected)
-        for lane in self.lanes.values():
-            self._close(lane)
-        if self.done or any(lane.kept for lane in self.lanes.values()):
-            raise self._changed()
-        if not self.accepted:
-            commonest = next(iter(_reason_counts([reject.reason for reject in self.rejects])), "there are no rows")
-            raise UserError(f"no image could be packed ({len(self.rejects)} rows rejected; mostly {commonest})")
-
-    def _take_record(self, record: Record) -> None:
-        lane = self.lanes.setdefault(record.split, _Lane())
-        if not self._is_kept(lane, record):
-            try:
-                self._write(lane, record)
-            except BadImage as error:
-                self.numbers.append(-1)
-                self.rejects.append(Reject(row=record.row, file_path=record.file_path, reason=str(error)))
-                return
-        self.numbers.append(self.accepted)
-        self.accepted += 1
-        if dropped := record.dropped_captions:
-            reason = f"captions: {dropped} of {dropped + len(record.captions)} unusable (image kept)"
-            kept = Reject(row=record.row, file_path=record.file_path, reason=reason, dropped_captions=dropped)
-            self.rejects.append(kept)
-
-    def _is_kept(self, lane: _Lane, record: Record) -> bool:
-        """Whether a shard kept from an earlier call holds the record; if so, its turn is taken."""
-        if not lane.kept:
-            number = lane.number + (lane.writer is not None)
-            name = self._shard_name(record.split, number)
-            if name not in self.done or self._head(name)[0][:2] != (record.row, record.file_path):
-                return False
-            self._close(lane)
-            self.shards.append(self.done.pop(name)[0])
-            lane.kept = self.heads.pop(name)
-        row, file_path, key = lane.kept[0]
-        if (row, file_path) != (record.row, record.file_path):
-            return False
-        if key != self._key(self.accepted):
-            raise self._changed()
-        lane.kept.popleft()
-        lane.number += not lane.kept
-        return True
-
-    def _head(self, name: str) -> deque[tuple[int, str, str]]:
-        if name not in self.heads:
-            columns = self.done[name][1].to_pydict()
-            self.heads[name] = deque(zip(columns["row"], columns["file_path"], columns["key"], strict=True))
-        return self.heads[name]
-
-    def _write(self, lane: _Lane, record: Record) -> None:
-        image = check_image(read_image(record.image))
-        members = sample_members(record, image)
-        writer = lane.writer
-        limits = self.settings["shard_bytes"], self.settings["shard_samples"]
-        if writer and (writer.bytes_with(members) > limits[0] or writer.samples >= limits[1]):
-            self._close(lane)
-        name = self._shard_name(record.split, lane.number)
-        if lane.kept or name in self.done:
-            raise self._changed()  # an image that was refused before is accepted now, or the reverse
-        lane.writer = lane.writer or ShardWriter(self.out, name, record.split)
-        lane.writer.add(self._key(self.accepted), record, image, members)
-        self.written += 1
-
-    def _close(self, lane: _Lane) -> None:
-        if lane.writer:
-            self.shards.append(lane.writer.publish(self.job_hash))
-            lane.writer = None
-            lane.number += 1
-
-    def _take_triplet(self, triplet: Triplet) -> None:
-        for side in ("reference", "target"):
-            if self.numbers[getattr(triplet, side)] < 0:
-                reason = f"triplet: its {side} image was rejected"
-                self.rejects.append(Reject(row=triplet.row, file_path="", reason=reason))
-                return
-        self.triplets.append(triplet)
-
-    def _shard_name(self, split: str, number: int) -> str:
-        return f"{self.settings['source']}-{split}-{number:06d}"
-
-    def _key(self, number: int) -> str:
-        return f"{self.settings['source']}-{number:09d}"
-
-    def _changed(self) -> UserError:
-        return UserError(f"the images have changed since packing into {self.out} began; pack into an empty folder")
-
-    def publish(self, annotations: dict[str, str]) -> Dataset:
-        """Write the tables and `dataset.json`, which must come last."""
-        shards = sorted(self.shards, key=lambda shard: shard.name)
-        counts = count_samples(self.out, shards)
-        counts["dropped_captions"] = sum(reject.dropped_captions for reject in self.rejects)
-        counts["rejects"] = sum(not reject.dropped_captions for reject in self.rejects)
-        tables = {"rejects.parquet": table_bytes(self._rejects_table())}
-        triplets_hash = None
-        if self.triplets:
-            table = self._triplets_table()
-            tables["triplets.parquet"] = table_bytes(table)
-            counts["triplets"] = table.num_rows
-            triplets_hash = rows_hash(table)
-        for name, data in tables.items():
-            write_durably(self.out / name, data)
-        return publish(
+    def plan(self, raw: RawDataset, progress: Progress | None) -> None:
+        """Make the plan, unless an interrupted run has left it."""
+        resize = self.job.images.resize
+        self.made = read_plan(self.out, self.hash) or make_plan(
+            raw,
+            self.source,
             self.out,
-            name=self.settings["source"],
-            settings=self.settings,
-            annotations=annotations,
-            counts=counts,
-            shards=shards,
-            tables={name: hashlib.sha256(data).hexdigest() for name, data in tables.items()},
-            triplets_hash=triplets_hash,
+            name=self.job.name,
+            job_hash=self.hash,
+            selection=self.job.selection,
+            shard_bytes=self.job.shard_bytes,
+            shard_samples=self.job.shard_samples,
+            image_bytes=resize and resize[0] * resize[1] // 2,  # about what a JPEG of quality 95 takes
+            start=self.existing.start,
+            progress=progress,
         )
 
-    def _rejects_table(self) -> "pyarrow.Table":
-        import pyarrow as pa
+    def make_room(self) -> None:
+        """Remove what is to be replaced, now that something can be packed; UserError where mending would do harm."""
+        if self.existing.replaces:
+            clear(self.out)
+        packed = self.existing.packed
+        if packed is None:
+            return
+        tasks = {task.plan.name: task for task in self._tasks()}
+        for shard in packed.shards:
+            task = tasks.get(shard.name)
+            if task is None or is_of_another_plan(task, shard):
+                raise UserError(
+                    f"{self.out} cannot be mended: the input has changed; --overwrite packs it as it is now"
+                )
 
-        rejects = sorted(self.rejects, key=lambda reject: reject.row)
-        columns = {name: [getattr(reject, name) for reject in rejects] for name in ("row", "file_path", "reason")}
-        types = {"row": pa.int64(), "file_path": pa.string(), "reason": pa.string()}
-        return pa.table(columns, schema=pa.schema(types))
+    def _tasks(self) -> Iterator[ShardTask]:
+        for shard in self.made.shards:
+            yield ShardTask(
+                plan=shard,
+                source=self.source,
+                out=self.out,
+                name=self.job.name,
+                images=self.job.images,
+                job_hash=self.hash,
+            )
 
-    def _triplets_table(self) -> "pyarrow.Table":
-        import pyarrow as pa
+    def write(self, go: Run, progress: Progress | None) -> None:
+        """Write every shard that is not finished yet."""
+        records = 0
+        try:
+            for done in go(write_shard, self._tasks()):
+                self._take(done)
+                records += done.records
+                logger.info("%s", _told(done))
+                if progress:
+                    progress(records, self.made.records)
+        except Changed:
+            self.out.remove(PLAN)
+            raise
+        if not self.shards:
+            self._remove_empty()
+            reason = Counter(reason for *_, reason in self.refused).most_common(1)[0][0]
+            raise UserError(f"no image could be packed ({len(self.refused):,} images refused; mostly {reason})")
 
-        columns = {
-            "reference_key": [self._key(self.numbers[triplet.reference]) for triplet in self.triplets],
-            "target_key": [self._key(self.numbers[triplet.target]) for triplet in self.triplets],
-            "edit_caption": [triplet.edit_caption for triplet in self.triplets],
-            "cpr_id": [triplet.cpr_id for triplet in self.triplets],
+    def _take(self, done: ShardDone) -> None:
+        self.refused += done.refused
+        self.source_bytes += done.source_bytes
+        if done.shard is None:
+            self.empty.append(done.name)
+            return
+        self.shards.append(done.shard)
+        if not done.kept:
+            self.written += done.shard.samples
+
+    def _remove_empty(self) -> None:
+        """Remove the indexes of shards that hold nothing: they only told a resumed packing so."""
+        for name in self.empty:
+            self.out.remove(index_name(name))
+
+    def publish(self) -> Dataset:
+        """Write the tables, `dataset.json`, and last what follows from it.
+
+        UserError if somebody else has published something else in the meantime.
+        """
+        out, existing = self.out, self.existing
+        tables = self._tables()
+        generation = Generation(
+            settings=self.noted["settings"],
+            annotations=self.noted["annotations"],
+            shards=tuple(sorted(self.shards, key=lambda shard: shard.name)),
+            tables={name: hashlib.sha256(table_bytes(table)).hexdigest() for name, table in tables.items()},
+            triplets_hash=next((rows_hash(table) for name, table in tables.items() if "triplets" in name), None),
+            next_number=self.made.next_number,
+        )
+        if existing.packed and existing.packed.root_hash != generation.root_hash:
+            raise UserError(f"{out} was not mended: the input has changed; --overwrite packs it as it is")
+        for name, table in tables.items():
+            out.write(name, table_bytes(table))
+        before = existing.before.generations if existing.before else ()
+        generations = (*before, generation, *existing.later)
+        dataset = Dataset(store=out, name=self.job.name, counts=self._counts(generations), generations=generations)
+        self._remove_empty()
+        remove_stale_shards(out, {shard.name for shard in dataset.shards})
+        require_claim(out, self.hash)
+        try:
+            out.publish(MANIFEST, manifest_bytes(dataset), None if existing.replaces else existing.tag)
+        except Conflict:
+            if open_dataset(out).root_hash != dataset.root_hash:
+                raise UserError(f"{out} was published by somebody else in the meantime") from None
+        write_companions(dataset)
+        return dataset
+
+    def _tables(self) -> "dict[str, pyarrow.Table]":
+        """The tables besides the indexes, by file name: rejects, and triplets where the source has any."""
+        number = self.existing.place
+        ending = f"-{number:06d}.parquet" if number else ".parquet"
+        rejects = rejects_table(self.out, self.refused)
+        dropped = rejects["dropped_captions"].to_numpy()
+        self.lost = {"rejects": int((dropped == 0).sum()), "dropped_captions": int(dropped.sum())}
+        tables = {f"rejects{ending}": rejects.drop_columns("dropped_captions")}
+        triplets = triplets_table(self.out, self.refused, self.job.name)
+        if triplets is not None:
+            tables[f"triplets{ending}"] = triplets
+            self.lost["triplets"] = triplets.num_rows
+        return tables
+
+    def _counts(self, generations: tuple[Generation, ...]) -> dict[str, Any]:
+        """Counts of the whole dataset: of samples from all indexes, of the rest as sums over the generations."""
+        shards = [shard for generation in generations for shard in generation.shards]
+        added = {
+            **self.lost,
+            "left_out": sum(self.made.left_out.values()),
+            "source_image_bytes": self.source_bytes,
         }
-        types = {name: pa.int64() if name == "cpr_id" else pa.string() for name in columns}
-        return pa.table(columns, schema=pa.schema(types))
+        if self.existing.packed and self.existing.dataset:  # mended: it was counted before
+            return self.existing.dataset.counts
+        before = self.existing.before.counts if self.existing.before else {}
+        totals = {name: before.get(name, 0) + added.get(name, 0) for name in {**before, **added} if name in ADDED}
+        return {**count_samples(self.out, shards), **dict(sorted(totals.items()))}
 
 
-def rows_hash(table: "pyarrow.Table") -> str:
-    """sha256 over the rows as canonical JSON, a line each: whatever way Parquet encodes them."""
-    digest = hashlib.sha256()
-    for batch in table.to_batches(max_chunksize=10_000):
-        digest.update(b"".join(canonical_json(row) + b"\n" for row in batch.to_pylist()))
-    return digest.hexdigest()
-
-
-def count_samples(directory: Path, shards: list[Shard]) -> dict[str, Any]:
-    """Images, captions and distinct identities, in total and per split, counted from the shards' indexes."""
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    splits: dict[str, dict[str, int]] = {}
-    identities: dict[str, set[str]] = {}
-    for shard in shards:
-        table = pq.read_table(index_path(directory, shard.name), columns=["identity", "caption_words"])
-        split = splits.setdefault(shard.split, {"images": 0, "captions": 0, "identities": 0})
-        split["images"] += table.num_rows
-        split["captions"] += pc.sum(pc.list_value_length(table["caption_words"])).as_py()
-        known = identities.setdefault(shard.split, set())
-        known.update(pc.unique(table["identity"]).to_pylist())
-        split["identities"] = len(known)
-    return {
-        "images": sum(split["images"] for split in splits.values()),
-        "captions": sum(split["captions"] for split in splits.values()),
-        "identities": len(set().union(*identities.values())),
-        "splits": splits,
-    }
+def _told(done: ShardDone) -> str:
+    """The line of a shard in the log."""
+    if done.kept:
+        return f"{done.name}: kept"
+    packed = done.shard.samples if done.shard else 0
+    return f"{done.name}: {packed} of {done.records} images in {done.seconds:.1f} s on {done.host}"

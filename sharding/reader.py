@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sharding.dataset import Dataset, pack_again, read_index, shards_of
 from sharding.errors import UserError
-from sharding.index import Dataset, pack_again, read_index, shards_of, tar_path
+from sharding.index import tar_name
 
 if TYPE_CHECKING:
     import pyarrow
@@ -68,7 +69,7 @@ class SplitReader:
         self._people = people
         self._columns = [_columns(table) for table in self._tables(COLUMNS)]
         if not len(self):
-            raise UserError(f"{dataset.directory}: split {split!r} has nobody among {people}")
+            raise UserError(f"{dataset.store}: split {split!r} has nobody among {people}")
         self._maps: dict[int, mmap.mmap] = {}
 
     def __len__(self) -> int:
@@ -118,14 +119,14 @@ class SplitReader:
 
     def _read(self, shard: int, row: int, member: str) -> bytes:
         columns = self._columns[shard]
-        path = tar_path(self.dataset.directory, self.shards[shard].name)
+        path = self.dataset.directory / tar_name(self.shards[shard].name)
         if shard not in self._maps:
             self._maps[shard] = _map(path, self.shards[shard].bytes)
         offset, size = columns[f"{member}_offset"][row], columns[f"{member}_size"][row]
         data = self._maps[shard][offset : offset + size]
         if hashlib.sha256(data).digest() != columns[f"{member}_sha256"][row]:
-            again = pack_again(self.dataset.directory)
-            raise UserError(f"shard {path} is damaged at sample {columns['key'][row]} ({member}); {again}")
+            key = columns["key"][row]
+            raise UserError(f"shard {path} is damaged at sample {key} ({member}); {pack_again(path.name)}")
         return data
 
 
@@ -140,5 +141,5 @@ def _map(path: Path, size: int) -> mmap.mmap:
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read shard {path}: {error}") from None
     if len(mapped) != size:
-        raise UserError(f"shard {path} has {len(mapped)} bytes, its index says {size}; {pack_again(path.parent)}")
+        raise UserError(f"shard {path} has {len(mapped)} bytes, its index says {size}; restore it, or pack again")
     return mapped

@@ -11,7 +11,7 @@ from finetune.benchmarks import TRAINABLE
 from finetune.cli.evaluate import seed_list
 from sharding.command import positive
 from sharding.errors import UserError
-from sharding.index import write_durably
+from sharding.files import write_durably
 
 if TYPE_CHECKING:
     from finetune.grid import Job

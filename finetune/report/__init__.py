@@ -13,7 +13,7 @@ from finetune.report.page import Report, render
 from finetune.report.queries import image_to_text, query_results, similarity_samples, slices, strips
 from finetune.report.record import read_run, selected_weights
 from finetune.scores import IMAGE_TO_TEXT, TEXT_TO_IMAGE
-from sharding.index import write_durably
+from sharding.files import write_durably
 from sharding.reader import SplitReader
 
 

@@ -8,8 +8,8 @@ from typing import Any
 from finetune.benchmarks import open_benchmark
 from finetune.report.record import RunRecord
 from pretrain.provenance import read_provenance
+from sharding.dataset import Dataset, open_dataset
 from sharding.errors import UserError
-from sharding.index import Dataset, open_dataset
 
 HERE = Path(__file__).parent
 

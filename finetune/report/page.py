@@ -23,7 +23,7 @@ from finetune.report.queries import Slice, Strip
 from finetune.report.record import RunRecord, Selection, split_words
 from pretrain.config import ModelSettings
 from pretrain.retrieval import RetrievalMetrics
-from sharding.index import Dataset
+from sharding.dataset import Dataset
 
 HERE = Path(__file__).parent
 COLUMNS = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "mAP": "mAP", "mINP": "mINP", "mSD": "mSD"}

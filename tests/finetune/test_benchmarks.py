@@ -5,8 +5,8 @@ import shutil
 import pytest
 
 from finetune.benchmarks import BENCHMARKS, difference_from_published, open_benchmark
+from sharding.dataset import open_dataset
 from sharding.errors import UserError
-from sharding.index import open_dataset
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

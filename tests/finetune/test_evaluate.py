@@ -12,7 +12,7 @@ import pytest
 
 from finetune.cli import main
 from pretrain.retrieval import retrieval_metrics
-from sharding.index import open_dataset
+from sharding.dataset import open_dataset
 from sharding.reader import SplitReader
 from tests.finetune.exports import tiny_export
 from tests.test_imports import ROOT

@@ -28,7 +28,7 @@ from pretrain.config import as_tree, settings_from, settings_hash
 from pretrain.model import DualEncoder
 from pretrain.weights import export_open_clip
 from sharding.cli import main as sharding
-from sharding.index import open_dataset
+from sharding.dataset import open_dataset
 from sharding.reader import SplitReader
 
 MODEL = {

@@ -8,7 +8,7 @@ import torch
 from pretrain.features import Labels, Shapes, encode, extract_features
 from pretrain.model import DualEncoder
 from sharding.cli import main as sharding
-from sharding.index import open_dataset
+from sharding.dataset import open_dataset
 from sharding.reader import People, SplitReader
 from tests.finetune.exports import TINY
 from tests.pretrain.ranks import run_on_ranks

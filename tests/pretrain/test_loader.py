@@ -11,8 +11,9 @@ from pretrain.augment import CLIP_MEAN, CLIP_STD, augment, normalise
 from pretrain.config import DataSettings, MixtureSettings
 from pretrain.loader import Loader, LoaderSettings, Mixture, decode, load_batch
 from pretrain.text import pack, tokenize
+from sharding.dataset import open_dataset
 from sharding.errors import UserError
-from sharding.index import open_dataset
+from sharding.pack import pack as pack_dataset
 from sharding.plan import generator
 from sharding.reader import People, Sample, SplitReader
 
@@ -91,6 +92,16 @@ def test_a_missing_dataset_or_split_is_one_line(data, tmp_path):
     dataset = open_dataset(data.root / "syncpr")
     with pytest.raises(UserError, match="no split 'test'"):
         SplitReader(dataset, "test")
+
+
+def test_images_without_captions_are_not_trained_on(tmp_path):
+    (tmp_path / "raw").mkdir()
+    for number in range(2):
+        Image.new("RGB", (8, 16), (number, 0, 0)).save(tmp_path / "raw" / f"{number}.jpg")
+    (tmp_path / "raw" / "1.txt").write_text("A man in black.")
+    pack_dataset("folder", tmp_path / "raw", tmp_path / "photos")
+    with pytest.raises(UserError, match="1 images of split 'train' have no caption"):
+        Mixture(DataSettings(root=tmp_path, mixture=(MixtureSettings(path="photos"),)), seed=0)
 
 
 def test_a_truncated_shard_is_refused(shards, tmp_path):

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tests.sharding.s3_servers import faulty, moto_server, radosgw, s3_environment  # noqa: F401
+
 
 @pytest.fixture
 def picture() -> Callable[..., bytes]:

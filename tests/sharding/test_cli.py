@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from sharding.cli import main
+from sharding.synthetic import SOURCE_OF
 
 
 def run(*arguments):
@@ -69,6 +70,7 @@ def test_the_table_says_how_many_reasons_it_leaves_out(pretrain, tmp_path, capsy
         (["pack", "--source", "syncpr", "--input", ".", "--out", "out", "--shard-size", "6X"], "64M"),
         (["pack", "--source", "syncpr", "--input", ".", "--out", "out", "--shard-samples", "0"], "at least 1"),
         (["synth", "--layout", "luperson", "--people", "1", "--out", "out"], "did you mean luperson_t?"),
+        (["synth", "--layout", "jsonl", "--people", "1", "--out", "s3://b/c"], "s3://b/c is no folder"),
         (["pakc"], "pack"),
         ([], "COMMAND"),
     ],
@@ -84,16 +86,44 @@ def test_bad_input_is_one_line_exit_code_2_and_leaves_nothing(tmp_path, monkeypa
 
 
 def test_ctrl_c_says_how_to_resume_and_exits_130(pretrain, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sharding.pack.check_image", lambda data: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("sharding.packing.shard.prepare_image", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     assert run("pack", "--source", "pretrain_110k", "--input", pretrain(2), "--out", tmp_path / "out") == 130
     assert capsys.readouterr().err == "sharding: interrupted; run the same command again to resume\n"
 
 
-def test_synthetic_people_of_every_layout_can_be_packed(tmp_path, capsys):
-    for layout in ("pretrain_110k", "luperson_t", "syncpr", "cuhk_pedes"):
-        raw, out = tmp_path / layout, tmp_path / f"{layout}-out"
-        assert run("synth", "--layout", layout, "--people", 3, "--out", raw, "--seed", 1) == 0
-        drawn = int(capsys.readouterr().out.split()[0])
-        assert run("pack", "--source", layout, "--input", raw, "--out", out, "--json") == 0
-        summary = json.loads(capsys.readouterr().out)
-        assert (summary["images"], summary["rejects"]) == (drawn, 0)
+@pytest.mark.parametrize("layout", ["luperson_t_json", "cuhk_pedes_original", "itcpr", "jsonl", "folder"])
+def test_synthetic_people_can_be_packed_with_nothing_rejected(tmp_path, capsys, layout):
+    raw, source = tmp_path / "raw", SOURCE_OF.get(layout, layout)
+    assert run("synth", "--layout", layout, "--people", 3, "--out", raw, "--seed", 1) == 0
+    drawn = int(capsys.readouterr().out.split()[0])
+    assert run("pack", "--source", source, "--name", "own", "--input", raw, "--out", tmp_path / "out", "--json") == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["images"], summary["rejects"], summary["name"]) == (drawn, 0, "own")
+
+
+def test_every_shard_is_told_with_verbose(pretrain, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "sharding",
+        "pack",
+        "--source",
+        "pretrain_110k",
+        "--verbose",
+        "--shard-samples",
+        "3",
+    ]
+    command += ["--input", str(pretrain(6)), "--out", str(tmp_path / "out")]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stderr.splitlines()
+    assert len(told) == 3
+    assert "pretrain_110k-train-000000: 3 of 3 images" in told[0]
+
+
+def test_a_copy_of_another_size_than_published_is_told(pretrain, tmp_path, capsys):
+    arguments = ("pack", "--source", "pretrain_110k", "--input", pretrain(6), "--out", tmp_path / "out")
+    assert run(*arguments) == 0
+    assert (
+        "note       not the published dataset: all splits has 6 images (published: 109,937)" in capsys.readouterr().out
+    )
+    assert run(*arguments, "--json") == 0
+    assert not json.loads(capsys.readouterr().out)["as_published"]

@@ -8,8 +8,9 @@ from dataclasses import asdict, replace
 import pyarrow.parquet as pq
 import pytest
 
+from sharding.dataset import open_dataset, read_index, shards_of
 from sharding.errors import UserError
-from sharding.index import open_dataset, read_index, root_hash, sample_schema, shards_of, tar_path
+from sharding.index import sample_schema, tar_name
 from sharding.pack import pack
 
 
@@ -20,7 +21,7 @@ def packed(pretrain, tmp_path):
 
 def test_offsets_sizes_and_hashes_are_those_an_independent_reader_finds(packed):
     for shard in packed.shards:
-        path = tar_path(packed.directory, shard.name)
+        path = packed.directory / tar_name(shard.name)
         assert (path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest()) == (shard.bytes, shard.sha256)
         with tarfile.open(path) as tar:
             members = {m.name: (m.offset_data, m.size, tar.extractfile(m).read()) for m in tar.getmembers()}
@@ -49,9 +50,13 @@ def test_an_opened_dataset_equals_the_one_just_packed(packed):
         shards_of(packed, "test")
 
 
-def edit(dataset, **changes):
+def edit(dataset, generation=None, **changes):
+    """Change fields of `dataset.json`, and of its only generation."""
     path = dataset.directory / "dataset.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    content = json.loads(path.read_text()) | changes
+    if generation:
+        content["generations"][0] |= generation
+    path.write_text(json.dumps(content))
 
 
 @pytest.mark.parametrize(
@@ -60,19 +65,22 @@ def edit(dataset, **changes):
         (lambda d: (d.directory / "dataset.json").unlink(), "not finished"),
         (lambda d: (d.directory / "dataset.json").write_text("{"), "cannot be read"),
         (lambda d: (d.directory / "dataset.json").write_text("[]"), "schema_version"),
-        (lambda d: edit(d, schema_version=2), "newer than 1"),
+        (lambda d: edit(d, schema_version=3), "newer than 2"),
+        (lambda d: edit(d, schema_version=1), "older version"),
         (lambda d: edit(d, root_hash="0" * 64), "root hash"),
-        (lambda d: edit(d, shards=[{"name": "x"}]), "damaged"),
-        (lambda d: edit(d, shards=3), "damaged"),
-        (lambda d: edit(d, settings=[]), "root hash"),
+        (lambda d: edit(d, {"shards": [{"name": "x"}]}), "damaged"),
+        (lambda d: edit(d, {"shards": 3}), "damaged"),
+        (lambda d: edit(d, {"settings": {"source": "syncpr"}}), "damaged"),
+        (lambda d: edit(d, {"settings": []}), "damaged"),
+        (lambda d: edit(d, generations=[]), "damaged"),
         (lambda d: edit(d, counts={}), "damaged"),
         (lambda d: edit(d, counts=d.counts | {"splits": {"train": {"images": "4"}}}), "damaged"),
-        (lambda d: edit(d, shards=[asdict(s) | {"samples": "4"} for s in d.shards]), "damaged"),
-        (lambda d: edit(d, tables={}), "damaged"),
+        (lambda d: edit(d, {"shards": [asdict(s) | {"samples": "4"} for s in d.shards]}), "damaged"),
+        (lambda d: edit(d, {"tables": {}}), "damaged"),
         (lambda d: (d.directory / "rejects.parquet").unlink(), r"rejects\.parquet is missing"),
-        (lambda d: tar_path(d.directory, d.shards[0].name).unlink(), "missing"),
+        (lambda d: (d.directory / tar_name(d.shards[0].name)).unlink(), "missing"),
         (lambda d: (d.directory / f"{d.shards[0].name}.parquet").unlink(), "missing"),
-        (lambda d: tar_path(d.directory, d.shards[0].name).write_bytes(b"short"), "5 bytes"),
+        (lambda d: (d.directory / tar_name(d.shards[0].name)).write_bytes(b"short"), "5 bytes"),
     ],
 )
 def test_a_half_written_or_damaged_dataset_does_not_open(packed, damage, message):
@@ -91,16 +99,21 @@ def test_a_changed_index_is_not_read(packed):
 
 
 def test_the_root_hash_follows_from_what_was_packed_and_not_from_how_parquet_was_written(packed):
-    settings_hash = json.loads((packed.directory / "dataset.json").read_text())["settings_hash"]
-    other_parquet = [replace(shard, index_sha256="0" * 64) for shard in packed.shards]
-    other_tar = [replace(shard, sha256="0" * 64) for shard in packed.shards]
-    assert root_hash(settings_hash, other_parquet, None) == packed.root_hash
+    (generation,) = packed.generations
+    assert packed.root_hash == generation.root_hash
+
+    def root_hash(**changes):
+        return replace(generation, **changes).root_hash
+
+    assert root_hash(shards=[replace(s, index_sha256="0" * 64) for s in packed.shards]) == packed.root_hash
+    assert root_hash(annotations={}, tables={}) == packed.root_hash
     changed = {
-        root_hash(settings_hash, other_tar, None),
-        root_hash(settings_hash, packed.shards, "0" * 64),
-        root_hash("0" * 64, packed.shards, None),
+        root_hash(shards=[replace(s, sha256="0" * 64) for s in packed.shards]),
+        root_hash(triplets_hash="0" * 64),
+        root_hash(settings={}),
+        replace(packed, generations=(generation, generation)).root_hash,
     }
-    assert len(changed - {packed.root_hash}) == 3
+    assert len(changed - {packed.root_hash}) == 4
 
 
 def test_a_missing_folder_is_one_line(tmp_path):

@@ -1,22 +1,18 @@
-"""Packing is deterministic, loses nothing silently, and survives being killed anywhere."""
+"""Packing is deterministic, loses nothing silently, and never touches what is not its own."""
 
-import io
 import json
-import signal
-import subprocess
-import sys
-import zlib
 
 import pyarrow.parquet as pq
 import pytest
 import webdataset
-from PIL import Image
 
+from sharding.dataset import open_dataset, read_index
 from sharding.errors import UserError
-from sharding.images import BadImage, check_image, read_image
-from sharding.index import open_dataset, read_index, tar_path
+from sharding.index import tar_name
 from sharding.pack import pack
-from sharding.shard import find_done, noted_job
+from sharding.packing.images import ImagePolicy
+from sharding.packing.selection import Selection
+from sharding.record import Extent, RawDataset, Record
 
 
 def contents(folder):
@@ -51,8 +47,14 @@ def test_bad_rows_and_images_are_rejected_with_number_and_reason_and_the_rest_is
         (6, "image: empty file"),
     ]
     rows = read_index(packed.dataset, packed.dataset.shards[0], ["row", "key"]).to_pylist()
-    assert rows == [{"row": row, "key": f"pretrain_110k-{n:09d}"} for n, row in enumerate((0, 7, 8))]
+    assert rows == [
+        {"row": row, "key": f"pretrain_110k-{n:09d}"} for row, n in ((0, 0), (7, 3), (8, 4))
+    ]  # 4, 5 had taken 1 and 2
+    size = sum(read_index(packed.dataset, packed.dataset.shards[0])["image_size"].to_pylist())
     assert packed.dataset.counts == {
+        "image_bytes": size,
+        "source_image_bytes": size,
+        "left_out": 0,
         "images": 3,
         "captions": 6,
         "identities": 3,
@@ -64,48 +66,12 @@ def test_bad_rows_and_images_are_rejected_with_number_and_reason_and_the_rest_is
 
 def test_webdataset_reads_the_samples(pretrain, tmp_path):
     dataset = pack("pretrain_110k", pretrain(6), tmp_path / "out").dataset
-    urls = [str(tar_path(dataset.directory, shard.name)) for shard in dataset.shards]
+    urls = [str(dataset.directory / tar_name(shard.name)) for shard in dataset.shards]
     samples = list(webdataset.WebDataset(urls, shardshuffle=False).decode("pil"))
     assert sorted(sample["__key__"] for sample in samples) == [f"pretrain_110k-{n:09d}" for n in range(6)]
     assert samples[0]["jpg"].size == (8, 16)
     assert samples[0]["txt"] == samples[0]["json"]["captions"][0] == "A man in coat 0."
     assert samples[0]["json"]["captions"][1].endswith("café.")
-
-
-def test_images_go_by_content_and_only_bmp_is_converted(picture):
-    jpeg, png, bmp = picture(1), picture(1, "PNG"), picture(1, "BMP")
-    assert [(check_image(data).ext, check_image(data).data) for data in (jpeg, png)] == [("jpg", jpeg), ("png", png)]
-    converted = check_image(bmp)
-    assert (converted.ext, converted.width, converted.height) == ("png", 8, 16)
-    assert Image.open(io.BytesIO(converted.data)).tobytes() == Image.open(io.BytesIO(bmp)).tobytes()
-
-
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "BMP"])
-def test_every_truncated_image_is_found(picture, form):
-    data = picture(3, form)
-    for length in range(len(data) - (3 if form == "JPEG" else 1)):
-        with pytest.raises(BadImage, match=r"empty|truncated|decoded|not a JPEG"):
-            check_image(read_image(data[:length]))
-
-
-@pytest.mark.parametrize(("width", "height"), [(8000, 6251), (60_000, 60_000)])
-def test_a_huge_image_is_refused_by_its_header_alone(picture, width, height):
-    png = bytearray(picture(1, "PNG"))
-    png[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
-    png[29:33] = zlib.crc32(png[12:29]).to_bytes(4, "big")
-    with pytest.raises(BadImage, match="more than 50,000,000 pixels"):
-        check_image(bytes(png))
-
-
-def test_cmyk_is_refused(picture):
-    with pytest.raises(BadImage, match="CMYK"):
-        check_image(picture(1, mode="CMYK"))
-
-
-def test_sixteen_bit_grey_is_refused_because_it_would_be_read_as_white(picture):
-    with pytest.raises(BadImage, match="more than 8 bits per channel"):
-        check_image(picture(1, "PNG", "I;16"))
-    assert check_image(picture(1, "PNG", "L")).ext == "png"
 
 
 def test_a_caption_dropped_from_a_kept_image_is_listed(pretrain, tmp_path):
@@ -129,7 +95,7 @@ def test_syncpr_triplets_name_the_keys_of_their_images(write_json, picture, tmp_
     images = {f"{side}{n}.png": picture(n, "PNG") for n in range(3) for side in "lr"} | {"r1.png": b"junk"}
     out = tmp_path / "out"
     packed = pack("syncpr", write_json("SynCPR.json", rows, images), out, shard_samples=2)
-    keys = [(0, 1, 0), (3, 4, 2)]
+    keys = [(0, 1, 0), (4, 5, 2)]  # number 3 was the image that is rejected
     assert pq.read_table(out / "triplets.parquet").to_pylist() == [
         {
             "reference_key": f"syncpr-{reference:09d}",
@@ -143,137 +109,6 @@ def test_syncpr_triplets_name_the_keys_of_their_images(write_json, picture, tmp_
     assert (packed.dataset.counts["images"], packed.dataset.counts["triplets"]) == (5, 2)
 
 
-KILLED_AT_RENAME = """
-import os, pathlib, signal, sys
-from sharding.pack import pack
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started with it ignored
-left, rename = int(sys.argv[3]), pathlib.Path.replace
-def replace(self, target):
-    global left
-    left -= 1
-    if left < 0:
-        os.kill(os.getpid(), getattr(signal, sys.argv[4]))
-    return rename(self, target)
-pathlib.Path.replace = replace
-pack(sys.argv[1], pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[2]).with_name("out"), shard_samples=3)
-"""
-
-
-def pack_and_die(source, folder, renames, signal_name="SIGKILL"):
-    command = [sys.executable, "-c", KILLED_AT_RENAME, source, str(folder), str(renames), signal_name]
-    return subprocess.run(command, capture_output=True, check=False).returncode
-
-
-@pytest.mark.parametrize("renames", [0, 1, 3, 6, 9, 10], ids=lambda n: f"before rename {n}")
-def test_after_sigkill_packing_again_gives_the_same_dataset(pretrain, tmp_path, renames):
-    folder, out = pretrain(14, {6: {"captions": []}}), tmp_path / "out"
-    (folder / "imgs/IUSTPersonReID/1_1_0_3.jpg").unlink()
-    assert pack_and_die("pretrain_110k", folder, renames) == -signal.SIGKILL
-    with pytest.raises(UserError, match="not finished"):
-        open_dataset(out)
-    done = {path: path.stat().st_ino for path in out.glob("pretrain_110k-*.parquet")}
-    again = pack("pretrain_110k", folder, out, shard_samples=3)
-    whole = pack("pretrain_110k", folder, tmp_path / "whole", shard_samples=3)
-    assert again.dataset.root_hash == whole.dataset.root_hash
-    assert contents(out) == contents(tmp_path / "whole")
-    assert {path: path.stat().st_ino for path in done} == done  # finished shards were not rewritten
-
-
-def test_resuming_keeps_the_triplets_right(write_json, picture, tmp_path):
-    rows = [
-        {
-            "reference_caption": "A.",
-            "target_caption": "B.",
-            "reference_image_path": f"{n}.png",
-            "target_image_path": f"{n + 1}.png",
-            "edit_caption": "x",
-            "cpr_id": n,
-        }
-        for n in range(8)
-    ]
-    folder = write_json("SynCPR.json", rows, {f"{n}.png": picture(n, "PNG") for n in range(9) if n != 4})
-    assert pack_and_die("syncpr", folder, 3) == -signal.SIGKILL
-    again = pack("syncpr", folder, tmp_path / "out", shard_samples=3)
-    whole = pack("syncpr", folder, tmp_path / "whole", shard_samples=3)
-    assert again.images_written < whole.images_written
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-
-
-def test_a_shard_damaged_before_the_end_is_written_anew(pretrain, tmp_path):
-    folder, out = pretrain(14), tmp_path / "out"
-    assert pack_and_die("pretrain_110k", folder, 10) == -signal.SIGKILL
-    with (out / "pretrain_110k-train-000001.tar").open("r+b") as file:
-        file.seek(600)
-        file.write(b"?")
-    assert pack("pretrain_110k", folder, out, shard_samples=3).images_written == 3
-    pack("pretrain_110k", folder, tmp_path / "whole", shard_samples=3)
-    assert contents(out) == contents(tmp_path / "whole")
-
-
-def test_any_flipped_bit_in_an_index_makes_its_shard_be_written_anew(pretrain, tmp_path):
-    folder, out = pretrain(5), tmp_path / "out"
-    pack("pretrain_110k", folder, out, shard_samples=4)
-    path = out / "pretrain_110k-train-000000.parquet"
-    whole = path.read_bytes()
-    job = noted_job(path)
-    assert path.stem in find_done(out, job)
-    for position in range(0, len(whole), 53):
-        damaged = bytearray(whole)
-        damaged[position] ^= 1 << position % 8
-        path.write_bytes(damaged)
-        assert path.stem not in find_done(out, job)
-
-
-@pytest.mark.parametrize("marker", [b"", b"[]", b'{"schema_ver', b"\xff"])
-def test_a_lost_marker_lets_the_same_job_resume_and_no_other(pretrain, tmp_path, marker):
-    folder, out = pretrain(14), tmp_path / "out"
-    assert pack_and_die("pretrain_110k", folder, 5) == -signal.SIGKILL
-    pretrain(14, {0: {"captions": ["Another caption."]}})
-    (out / ".packing.json").write_bytes(marker)
-    with pytest.raises(UserError, match="different input"):
-        pack("pretrain_110k", folder, out, shard_samples=3)
-    pretrain(14)
-    assert pack("pretrain_110k", folder, out, shard_samples=3).images_written < 14
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("pretrain_110k-train-000001.tar", None),
-        ("pretrain_110k-train-000001.tar", b"short"),
-        ("pretrain_110k-train-000000.parquet", None),
-        ("rejects.parquet", None),
-        ("rejects.parquet", b"junk"),
-        ("dataset.json", b"{"),
-    ],
-)
-def test_a_damaged_dataset_is_mended_by_doing_what_the_message_says(pretrain, tmp_path, name, content):
-    folder, out = pretrain(14, {2: {"captions": []}}), tmp_path / "out"
-    first = pack("pretrain_110k", folder, out, shard_samples=3)
-    before = contents(out)
-    (out / name).unlink()
-    if content is not None:
-        (out / name).write_bytes(content)
-    with pytest.raises(UserError, match=r"remove .*dataset\.json|remove it and pack again") as error:
-        pack("pretrain_110k", folder, out, shard_samples=3)
-    assert "\n" not in str(error.value)
-    (out / "dataset.json").unlink()
-    again = pack("pretrain_110k", folder, out, shard_samples=3)
-    assert contents(out) == before
-    assert again.images_written == (3 if name.startswith("pretrain") else 0)
-    assert again.dataset == first.dataset
-
-
-@pytest.mark.parametrize(("renames", "written"), [(4, 8), (5, 8)], ids=["before a tar", "before an index"])
-def test_ctrl_c_leaves_no_temporary_file_and_can_be_resumed(pretrain, tmp_path, renames, written):
-    folder, out = pretrain(14), tmp_path / "out"
-    assert pack_and_die("pretrain_110k", folder, renames, "SIGINT") != 0
-    assert not list(out.glob(".tmp-*"))
-    again = pack("pretrain_110k", folder, out, shard_samples=3)
-    assert again.dataset == open_dataset(out)
-    assert again.images_written == written
-
-
 def test_packing_a_finished_dataset_again_changes_nothing(pretrain, tmp_path):
     folder, out = pretrain(5, {0: {"captions": []}}), tmp_path / "out"
     first = pack("pretrain_110k", folder, out)
@@ -283,27 +118,15 @@ def test_packing_a_finished_dataset_again_changes_nothing(pretrain, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
 
 
-@pytest.mark.parametrize("finished", [True, False])
-def test_other_settings_or_another_input_are_refused(pretrain, tmp_path, finished):
+def test_other_settings_or_another_input_are_refused(pretrain, tmp_path):
     folder, out = pretrain(14), tmp_path / "out"
-    if finished:
-        pack("pretrain_110k", folder, out, shard_samples=3)
-    else:
-        pack_and_die("pretrain_110k", folder, 5)
-    with pytest.raises(UserError, match="was packed with shard_samples 3, not 2"):
+    pack("pretrain_110k", folder, out, shard_samples=3)
+    with pytest.raises(UserError, match="was packed with shard_samples 3, not 2; name a new folder, or replace it"):
         pack("pretrain_110k", folder, out, shard_samples=2)
+    with pytest.raises(UserError, match="was packed with resize none, not"):
+        pack("pretrain_110k", folder, out, shard_samples=3, images=ImagePolicy(resize=(32, 16)))
     pretrain(14, {0: {"captions": ["Another caption."]}})
-    with pytest.raises(UserError, match="different input"):
-        pack("pretrain_110k", folder, out, shard_samples=3)
-
-
-def test_images_that_changed_between_kill_and_resumption_are_noticed(pretrain, picture, tmp_path):
-    folder, out = pretrain(14), tmp_path / "out"
-    image = folder / "imgs/IUSTPersonReID/0_1_0_1.jpg"
-    image.unlink()
-    assert pack_and_die("pretrain_110k", folder, 5) == -signal.SIGKILL
-    image.write_bytes(picture(1))
-    with pytest.raises(UserError, match="images have changed"):
+    with pytest.raises(UserError, match=r"different input \(PRETRAIN_110K\.json\)"):
         pack("pretrain_110k", folder, out, shard_samples=3)
 
 
@@ -324,14 +147,166 @@ def test_nothing_is_left_behind_when_nothing_can_be_packed(pretrain, tmp_path):
 def test_a_folder_with_something_else_in_it_is_refused_and_left_alone(pretrain, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("precious")
-    with pytest.raises(UserError, match="not empty"):
+    with pytest.raises(UserError, match=r"holds thesis\.txt, which no packing"):
         pack("pretrain_110k", pretrain(2), tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
 
 
 def test_dataset_json_records_settings_and_annotation_hashes(pretrain, tmp_path):
-    pack("pretrain_110k", pretrain(2), tmp_path / "out")
+    selection = Selection(splits=("train",), limit=2)
+    pack("pretrain_110k", pretrain(4), tmp_path / "out", selection=selection)
     content = json.loads((tmp_path / "out" / "dataset.json").read_text())
-    assert content["settings"] == {"source": "pretrain_110k", "shard_bytes": 64 << 20, "shard_samples": 10_000}
-    assert list(content["annotations"]) == ["PRETRAIN_110K.json"]
-    assert (content["schema_version"], content["name"], content["source"]) == (1, "pretrain_110k", "pretrain_110k")
+    (generation,) = content["generations"]
+    assert (content["schema_version"], content["name"], content["source"]) == (2, "pretrain_110k", "pretrain_110k")
+    assert list(generation["annotations"]) == ["PRETRAIN_110K.json"]
+    assert generation["settings"] == {
+        "source": "pretrain_110k",
+        "name": "pretrain_110k",
+        "shard_bytes": 64 << 20,
+        "shard_samples": 10_000,
+        "min_score": None,
+        "splits": ["train"],
+        "sources": [],
+        "limit": 2,
+        "captions": "all",
+        "resize": None,
+        "quality": 95,
+        "most_pixels": 50_000_000,
+        "decode": False,
+    }
+
+
+def test_overwrite_replaces_what_other_settings_left_and_nothing_else(pretrain, tmp_path):
+    folder, out = pretrain(14), tmp_path / "out"
+    pack("pretrain_110k", folder, out, shard_samples=3)
+    pack("pretrain_110k", folder, out, shard_samples=5, overwrite=True)
+    pack("pretrain_110k", folder, tmp_path / "whole", shard_samples=5)
+    assert contents(out) == contents(tmp_path / "whole")
+    assert pack("pretrain_110k", folder, out, shard_samples=5, overwrite=True).images_written == 14
+    assert contents(out) == contents(tmp_path / "whole")
+    (out / "thesis.txt").write_text("precious")
+    with pytest.raises(UserError, match=r"holds thesis\.txt, which no packing there has written"):
+        pack("pretrain_110k", folder, out, shard_samples=2, overwrite=True)
+    assert open_dataset(out).counts["images"] == 14
+
+
+def test_what_cannot_be_packed_does_not_overwrite_anything(pretrain, tmp_path):
+    folder, out = pretrain(14), tmp_path / "out"
+    pack("pretrain_110k", folder, out, shard_samples=3)
+    before = contents(out)
+    with pytest.raises(UserError, match="no image is of split tset"):
+        pack("pretrain_110k", folder, out, overwrite=True, selection=Selection(splits=("tset",)))
+    (folder / "PRETRAIN_110K.json").write_text("[{")
+    with pytest.raises(UserError):
+        pack("pretrain_110k", folder, out, overwrite=True)
+    assert contents(out) == before
+
+
+def test_replacing_that_was_interrupted_can_be_resumed(pretrain, tmp_path, monkeypatch):
+    folder, out = pretrain(14), tmp_path / "out"
+    pack("pretrain_110k", folder, out, shard_samples=3)
+
+    def interrupt(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack("pretrain_110k", folder, out, shard_samples=5, overwrite=True, progress=interrupt)
+    again = pack("pretrain_110k", folder, out, shard_samples=5, overwrite=True)
+    assert again.images_written == 14 - 5
+    pack("pretrain_110k", folder, tmp_path / "whole", shard_samples=5)
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_an_annotation_that_changes_while_it_is_read_is_noticed(pretrain, tmp_path):
+    folder, out = pretrain(14), tmp_path / "out"
+
+    def change(done, total):
+        with (folder / "PRETRAIN_110K.json").open("a") as file:
+            file.write(" ")
+
+    with pytest.raises(UserError, match="changed while they were read"):
+        pack("pretrain_110k", folder, out, planning=change)
+    assert not out.exists()
+
+
+def test_what_is_packed_is_never_written_over_itself(pretrain, tmp_path):
+    packed = pack("pretrain_110k", pretrain(6), tmp_path / "out").dataset
+    with pytest.raises(UserError, match="is the input"):
+        pack("webdataset", tmp_path / "out", tmp_path / "raw" / ".." / "out", name="x", overwrite=True)
+    assert open_dataset(tmp_path / "out") == packed
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_tar_that_packing_has_not_written_is_refused_and_left_alone(pretrain, tmp_path, overwrite):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "pretrain_110k-train-000000.tar").write_bytes(b"another's")
+    with pytest.raises(UserError, match=r"holds pretrain_110k-train-000000\.tar, which no packing there has written"):
+        pack("pretrain_110k", pretrain(2), out, overwrite=overwrite)
+    assert [path.name for path in out.iterdir()] == ["pretrain_110k-train-000000.tar"]
+
+
+def test_resized_images_are_packed_with_both_sizes_told(pretrain, tmp_path):
+    folder = pretrain(4)
+    dataset = pack("pretrain_110k", folder, tmp_path / "out", images=ImagePolicy(resize=(96, 32))).dataset
+    rows = read_index(dataset, dataset.shards[0]).to_pylist()
+    assert {(row["ext"], row["height"], row["width"]) for row in rows} == {("jpg", 96, 32)}
+    assert dataset.counts["image_bytes"] == sum(row["image_size"] for row in rows)
+    raw = sum(path.stat().st_size for path in folder.rglob("*.jpg"))
+    assert dataset.counts["source_image_bytes"] == raw != dataset.counts["image_bytes"]
+
+
+def test_an_image_given_by_its_place_in_a_file_is_packed_from_there(picture, tmp_path):
+    first, second = picture(1), picture(2, "PNG")
+    (tmp_path / "blob").write_bytes(b"head" + first + second)
+    places = [Extent("blob", 4, len(first)), Extent("blob", 4 + len(first), len(second))]
+
+    def reader(store):
+        rows = (Record(n, place, (), f"x:{n}", "x", "train", str(n)) for n, place in enumerate(places))
+        return RawDataset(annotations=("blob",), rows=rows)
+
+    dataset = pack("folder", tmp_path, tmp_path / "out", reader=reader).dataset
+    shard = (dataset.directory / tar_name(dataset.shards[0].name)).read_bytes()
+    rows = read_index(dataset, dataset.shards[0]).to_pylist()
+    packed = [shard[row["image_offset"] : row["image_offset"] + row["image_size"]] for row in rows]
+    assert packed == [first, second]
+    assert [(row["ext"], row["text_size"], row["caption_words"]) for row in rows] == [("jpg", 0, []), ("png", 0, [])]
+
+
+def test_a_folder_that_has_changed_since_it_was_packed_is_not_taken_for_packed(picture, tmp_path):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "a.jpg").write_bytes(picture(1))
+    pack("folder", tmp_path / "raw", tmp_path / "out")
+    assert pack("folder", tmp_path / "raw", tmp_path / "out").already_complete
+    (tmp_path / "raw" / "b.jpg").write_bytes(picture(2))
+    with pytest.raises(UserError, match=r"different input \(files\)"):
+        pack("folder", tmp_path / "raw", tmp_path / "out")
+
+
+def test_a_dataset_of_nothing_but_bad_images_leaves_nothing(pretrain, tmp_path):
+    folder = pretrain(2)
+    for path in folder.rglob("*.jpg"):
+        path.write_bytes(b"GIF89a")
+    with pytest.raises(UserError, match=r"2 images refused; mostly image: not a JPEG, PNG or BMP"):
+        pack("pretrain_110k", folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_shard_without_a_good_image_is_left_out(pretrain, tmp_path):
+    folder = pretrain(4)
+    for number in (0, 1):
+        (folder / f"imgs/IUSTPersonReID/0_1_0_{number}.jpg").write_bytes(b"GIF89a")
+    packed = pack("pretrain_110k", folder, tmp_path / "out", shard_samples=2)
+    assert [shard.name for shard in packed.dataset.shards] == ["pretrain_110k-train-000001"]
+    assert not list((tmp_path / "out").glob("*000000*"))
+    assert packed.reject_reasons == {"image: not a JPEG, PNG or BMP": 2}
+    assert json.loads((tmp_path / "out" / "sizes.json").read_text()) == {"pretrain_110k-train-000001.tar": 2}
+
+
+def test_an_image_whose_name_is_spelt_in_another_unicode_form_is_found(pretrain, tmp_path):
+    folder = pretrain(2, {0: {"file_path": "Caf\u00e9/a.jpg"}, 1: {"file_path": "Cafe\u0301/b.jpg"}})
+    images = folder / "imgs"
+    for composed, spelt in (("Cafe\u0301/a.jpg", 0), ("Caf\u00e9/b.jpg", 1)):
+        (images / composed).parent.mkdir()
+        (images / f"IUSTPersonReID/0_1_0_{spelt}.jpg").rename(images / composed)
+    assert pack("pretrain_110k", folder, tmp_path / "out").dataset.counts["images"] == 2

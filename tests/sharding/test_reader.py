@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sharding.dataset import read_index
 from sharding.errors import UserError
-from sharding.index import read_index, tar_path
+from sharding.index import tar_name
 from sharding.pack import pack
 from sharding.reader import People, SplitReader
 
@@ -28,7 +29,7 @@ def test_samples_are_the_images_and_captions_that_were_packed(dataset, picture):
 def test_one_flipped_byte_is_found_and_its_shard_and_key_are_named(dataset, member):
     shard = dataset.shards[0]
     row = read_index(dataset, shard).to_pylist()[2]
-    with tar_path(dataset.directory, shard.name).open("r+b") as file:
+    with (dataset.directory / tar_name(shard.name)).open("r+b") as file:
         file.seek(row[f"{member}_offset"] + row[f"{member}_size"] // 2)
         byte = file.read(1)[0]
         file.seek(-1, 1)
