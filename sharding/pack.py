@@ -25,7 +25,7 @@ from sharding.dataset import (
     open_dataset,
     read_rejects,
 )
-from sharding.errors import UserError
+from sharding.errors import Conflict, UserError
 from sharding.index import Shard, content_hash, index_name, rows_hash, table_bytes
 from sharding.packing.claim import claimed, clear
 from sharding.packing.existing import Existing, find_existing, is_published, remove_stale_shards, write_companions
@@ -47,7 +47,7 @@ from sharding.pool import Run, started
 from sharding.record import RawDataset, Size
 from sharding.sources import OWN_DATA, SOURCES
 from sharding.sources.published import published_sizes
-from sharding.store import Conflict, LocalStore, Store, hash_of, open_store
+from sharding.store import LocalStore, Store, hash_of, open_store
 
 if TYPE_CHECKING:
     import pyarrow
@@ -149,11 +149,7 @@ def pack(
     store, target = _places(input, out, absolute=ray_address is not None)
     raw = (reader or _reader(source, job.name))(store)
     stamps = {name: stamp(store, name) for name in raw.annotations}
-    noted: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
-        "settings": job.described(),
-        "annotations": {name: hash_of(store, name) for name in raw.annotations} | dict(raw.listing),
-    }
+    noted = _note(job, raw, store)
     existing = find_existing(target, noted, append=append, overwrite=overwrite)
     if existing.dataset and existing.is_complete:
         write_companions(existing.dataset)
@@ -178,6 +174,15 @@ def pack(
             raise
         return _packed(open_dataset(target), 0, 0.0, already_complete=True)
     return _packed(dataset, packing.written, time.perf_counter() - began, already_complete=False)
+
+
+def _note(job: Job, raw: RawDataset, store: Store) -> dict[str, Any]:
+    """What a packing is resumed, added to or refused by."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "settings": job.described(),
+        "annotations": {name: hash_of(store, name) for name in raw.annotations} | dict(raw.listing),
+    }
 
 
 def _places(input: Path | str | Store, out: Path | str | Store, *, absolute: bool) -> tuple[Store, Store]:

@@ -24,11 +24,10 @@ from urllib.parse import urlsplit
 from botocore.exceptions import ClientError
 from s3transfer.manager import TransferConfig, TransferManager
 
-from sharding.errors import UserError
+from sharding.errors import Conflict, UserError
 from sharding.s3_client import missing, status_and_code
 from sharding.s3_object import PAUSES, S3Object, WindowedFile
 from sharding.scratch import scratch_folder
-from sharding.store import Conflict
 
 PART_BYTES = 16 << 20  # a larger file is uploaded in parts of this size
 PART_UPLOADS = 4  # at once

@@ -18,12 +18,8 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 from uuid import uuid4
 
-from sharding.errors import UserError
+from sharding.errors import Conflict, UserError
 from sharding.files import TEMPORARY, make_directory, rename_durably, sync, sync_directory, write_durably
-
-
-class Conflict(Exception):
-    """Somebody else has published in the meantime."""
 
 
 class Store(Protocol):

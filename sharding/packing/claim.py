@@ -15,12 +15,12 @@ from typing import Any
 
 from sharding.companions import SIZES, WIDS
 from sharding.dataset import MANIFEST, Dataset
-from sharding.errors import UserError
+from sharding.errors import Conflict, UserError
 from sharding.files import TEMPORARY, make_directory
 from sharding.index import SHARD_NAME, canonical_json, content_hash, index_name
 from sharding.packing.shard import noted_job
 from sharding.packing.spool import FOLDER, MARKER
-from sharding.store import Conflict, LocalStore, Store
+from sharding.store import LocalStore, Store
 
 LOCK = ".packing.lock"
 TABLE = re.compile(r"(rejects|triplets)(-\d{6})?\.parquet")

@@ -4,8 +4,6 @@ import json
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass, field
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
@@ -30,6 +28,7 @@ from pretrain.weights import export_open_clip
 from sharding.cli import main as sharding
 from sharding.dataset import open_dataset
 from sharding.reader import SplitReader
+from tests.page import Page
 
 MODEL = {
     "embed_dim": 16,
@@ -64,28 +63,6 @@ def write_run(folder, shards, selection=ON_VAL, name="tiny"):
     if selection:
         (folder / "export" / "selection.json").write_text(json.dumps(selection))
     return folder
-
-
-@dataclass
-class Page(HTMLParser):
-    """A parsed page: its text, and every element as (tag, attributes)."""
-
-    html: str
-    text: str = ""
-    elements: list = field(default_factory=list)
-
-    def __post_init__(self):
-        super().__init__()
-        self.feed(self.html)
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.text += data
-
-    def count(self, tag, name=None):
-        return sum(t == tag and (name is None or name in a.get("class", "").split()) for t, a in self.elements)
 
 
 def report(run, out, *arguments):

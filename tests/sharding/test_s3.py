@@ -12,9 +12,9 @@ import pytest
 from moto.s3.models import s3_backends
 
 from sharding import s3, s3_client, s3_object
-from sharding.errors import UserError
+from sharding.errors import Conflict, UserError
 from sharding.s3 import S3Store
-from sharding.store import Conflict, Store, hash_of, open_store
+from sharding.store import Store, hash_of, open_store
 from tests.sharding.fault_proxy import FaultProxy
 from tests.sharding.s3_servers import BUCKET, fresh_place
 

@@ -6,8 +6,6 @@ import json
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass, field
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -19,6 +17,7 @@ from sharding.cli import main
 from sharding.show import Choice, choose, show
 from sharding.show.contact_sheet import HEIGHT, MOST_LINES, wrap
 from sharding.store import LocalStore
+from tests.page import Page
 from tests.sharding.handmade import Made, write_dataset
 from tests.sharding.s3_servers import fresh_place
 
@@ -49,28 +48,6 @@ PEOPLE = [
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     return write_dataset(tmp_path_factory.mktemp("made"), PEOPLE, shard_samples=4)
-
-
-@dataclass
-class Page(HTMLParser):
-    """A parsed page: its text, and every element as (tag, attributes)."""
-
-    html: str
-    text: str = ""
-    elements: list = field(default_factory=list)
-
-    def __post_init__(self):
-        super().__init__()
-        self.feed(self.html)
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.text += data
-
-    def all(self, tag):
-        return [attributes for found, attributes in self.elements if found == tag]
 
 
 def run(place, out, *options):

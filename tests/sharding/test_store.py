@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sharding import s3, s3_object
+from sharding.errors import Conflict
 from sharding.s3 import S3Store
-from sharding.store import Conflict, LocalStore, Store, hash_of, open_store
+from sharding.store import LocalStore, Store, hash_of, open_store
 from tests.sharding.s3_servers import fresh_place
 
 NAMES = [
