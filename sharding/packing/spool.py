@@ -55,7 +55,14 @@ def read_spool(out: Store, name: str) -> "pyarrow.Table":
     """A table that planning wrote; its columns are those of the schemas above."""
     import pyarrow as pa
 
-    return pa.ipc.open_file(pa.BufferReader(out.read(name))).read_all()
+    options = pa.ipc.IpcReadOptions(use_threads=False)  # as in index.read_parquet
+    return pa.ipc.open_file(pa.BufferReader(out.read(name)), options=options).read_all()
+
+
+def _write_options() -> "pyarrow.ipc.IpcWriteOptions":
+    import pyarrow as pa
+
+    return pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
 
 
 def record_batch(rows: list[tuple[Any, ...]], schema: "pyarrow.Schema") -> "pyarrow.RecordBatch":
@@ -71,7 +78,7 @@ def table_file(batch: "pyarrow.RecordBatch") -> bytes:
     import pyarrow as pa
 
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, batch.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
+    with pa.ipc.new_file(sink, batch.schema, options=_write_options()) as writer:
         writer.write_batch(batch)
     return sink.getvalue().to_pybytes()
 
@@ -90,7 +97,7 @@ class Spool:
         import pyarrow as pa
 
         self._file = self._path.open("wb")
-        self._writer = pa.ipc.new_file(self._file, self._schema, options=pa.ipc.IpcWriteOptions(compression="lz4"))
+        self._writer = pa.ipc.new_file(self._file, self._schema, options=_write_options())
         return self
 
     def __exit__(self, *_: object) -> None:

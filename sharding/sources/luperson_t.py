@@ -82,7 +82,7 @@ class ArrowFile:
             reader = _reader(self.store, self.name, file)
             fields = [reader.schema.get_field_index(column) for column in self.columns]
             file.seek(0)
-            reader = _reader(self.store, self.name, file, pa.ipc.IpcReadOptions(included_fields=fields))
+            reader = _reader(self.store, self.name, file, fields)
             if isinstance(reader, pa.RecordBatchFileReader):
                 yield from map(reader.get_batch, range(reader.num_record_batches))
             else:
@@ -112,11 +112,12 @@ def _open_arrow(store: Store, name: str) -> ArrowFile:
 
 
 def _reader(
-    store: Store, name: str, file: BinaryIO, options: "pyarrow.ipc.IpcReadOptions | None" = None
+    store: Store, name: str, file: BinaryIO, fields: list[int] | None = None
 ) -> "pyarrow.RecordBatchFileReader | pyarrow.RecordBatchStreamReader":
     import pyarrow as pa
 
     opened = pa.ipc.open_file if is_file_form(store, name) else pa.ipc.open_stream
+    options = pa.ipc.IpcReadOptions(included_fields=fields, use_threads=False)  # as in index.read_parquet
     return opened(pa.PythonFile(file, mode="r"), options=options)
 
 
