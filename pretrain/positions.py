@@ -73,7 +73,9 @@ def resize_text_positions(embedding: Tensor, context_length: int, stretch: Stret
         return _spread(embedding, context_length, align_corners=False)
     if length < KEPT + 2:
         raise UserError(f"stretch_text keep20 needs weights of at least {KEPT + 2} text positions, not {length}")
-    return torch.cat([embedding[:KEPT], _spread(embedding[KEPT:], context_length - KEPT, align_corners=True)])
+    # In fp64: in fp32 the last position, which is to stay, is missed by up to 1e-5.
+    spread = _spread(embedding[KEPT:].double(), context_length - KEPT, align_corners=True)
+    return torch.cat([embedding[:KEPT], spread.to(embedding.dtype)])
 
 
 def _spread(embedding: Tensor, length: int, *, align_corners: bool) -> Tensor:

@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -107,6 +108,16 @@ def _follow_parent() -> None:
     threading.Thread(target=wait_for_the_end, daemon=True).start()
 
 
+def _require_answer(address: str) -> None:
+    """UserError where nothing listens at HOST:PORT: Ray itself would go on asking for long, and warn every second."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+        except OSError as error:
+            raise UserError(f"no Ray cluster answers at {address}: {error.strerror or error}") from None
+
+
 @contextmanager
 def _ray(address: str) -> Iterator[Run]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -115,6 +126,7 @@ def _ray(address: str) -> Iterator[Run]:
 
     ours = not ray.is_initialized()
     if ours:
+        _require_answer(address)
         try:
             ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
         except (ConnectionError, ValueError, RuntimeError) as error:

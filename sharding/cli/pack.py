@@ -32,10 +32,12 @@ the same command; packing a finished dataset again changes nothing. One process,
 bytes.
 
 one's own data (--source; give it a --name, with which identities and keys begin):
-  jsonl        data.jsonl, a JSON object a line: "image" (a path), and if known "captions" (a list) or "caption",
-               "identity", "split" (train), "source", "score", "instance_id"
-  folder       images at any depth, each with its captions in a .txt of the same name beside it, one a line, or without
-  webdataset   image-text tars, such as img2dataset writes
+  jsonl        data.jsonl, a JSON object a line: "image" (a path below --input), and if known "captions" (a list) or
+               "caption", "identity", "split" (train; else val, test, query, gallery, all), "source" (the name; an
+               identity is one person within its source only), "score", "instance_id"; other fields are not read
+  folder       .jpg, .jpeg, .png and .bmp at any depth, each with its captions in a .txt of the same name beside it, one
+               a line, or without; nothing says who is who, so every image is a person of its own
+  webdataset   image-text tars, such as img2dataset writes, at the top of --input; not compressed
 """
 SHOWN_REASONS = 10
 MOST_PIXELS_A_SIDE = 65_500  # of a JPEG
@@ -52,14 +54,18 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--name", type=dataset_name, help="what keys and shards begin with (the source)")
     parser.add_argument("--endpoint", metavar="URL", help="S3 service of both places, if not Amazon's")
     _add_selection(parser.add_argument_group("which records"))
-    _add_images(parser.add_argument_group("images (kept byte for byte unless resized)"))
+    _add_images(parser.add_argument_group("images (kept byte for byte unless resized, but BMP becomes PNG)"))
     shards = parser.add_argument_group("shards")
     size, samples = f"most bytes a shard, about ({SHARD_BYTES >> 20}M)", f"most images a shard ({SHARD_SAMPLES})"
     shards.add_argument("--shard-size", default=SHARD_BYTES, type=byte_count, metavar="SIZE", help=size)
     shards.add_argument("--shard-samples", default=SHARD_SAMPLES, type=positive, metavar="N", help=samples)
     where = parser.add_argument_group("where it runs").add_mutually_exclusive_group()
     where.add_argument("--workers", default=1, type=positive, metavar="N", help="processes of this machine (1)")
-    where.add_argument("--ray", metavar="ADDRESS", help="one task a shard on a Ray cluster: auto, local or its address")
+    where.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="one task a shard on a Ray cluster: its address, or auto for the one that runs on this machine",
+    )
     again = parser.add_argument_group("what is there already").add_mutually_exclusive_group()
     again.add_argument("--append", action="store_true", help="add to a complete dataset; published files stay")
     again.add_argument("--overwrite", action="store_true", help="replace what was packed with other settings or input")
@@ -193,7 +199,9 @@ def table(packed: Packed) -> str:
         read, written = counts["source_image_bytes"], counts["image_bytes"]
         lines.append(f"images     {read:,} bytes read, {written:,} packed ({written / read:.0%})")
     lines.append(f"root hash  {dataset.root_hash}")
-    if different := differences(counts, packed.published):
+    if counts["captions"] < counts["images"]:
+        lines.append("note       some images have no caption")
+    if (different := differences(counts, packed.published)) and not _is_selection(packed):
         lines.append(f"note       not the published dataset: {'; '.join(different)}")
     if packed.already_complete:
         lines.append(f"{dataset.store} was already complete; nothing was written")
@@ -201,6 +209,12 @@ def table(packed: Packed) -> str:
         rate = packed.images_written / packed.seconds
         lines.append(f"wrote      {packed.images_written:,} images in {packed.seconds:.1f} s, {rate:,.0f} images/s")
     return "\n".join(lines)
+
+
+def _is_selection(packed: Packed) -> bool:
+    """Whether less than the whole dataset was asked for."""
+    settings = packed.dataset.generations[0].settings
+    return any(settings[name] for name in ("min_score", "splits", "sources", "limit"))
 
 
 def _left_over(packed: Packed) -> list[str]:

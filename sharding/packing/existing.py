@@ -86,10 +86,22 @@ def find_existing(out: Store, noted: dict[str, Any], *, append: bool, overwrite:
     if append:
         if (first.settings["source"], dataset.name) != (noted["settings"]["source"], noted["settings"]["name"]):
             raise UserError(f"{out} holds {dataset.name}, packed from {dataset.source}: only the same can be appended")
+        _refuse_twice(out, dataset, noted)
         return Existing(dataset=dataset, tag=tag, place=len(dataset.generations))
     found = {"schema_version": SCHEMA_VERSION, "settings": first.settings, "annotations": first.annotations}
     refuse_another_job(out, found, noted)
     raise AssertionError("a generation of this job would have been found")
+
+
+def _refuse_twice(out: Store, dataset: Dataset, noted: dict[str, Any]) -> None:
+    """UserError where the same part of the same input is in the dataset already, if with other settings."""
+    part = ("splits", "sources")
+    for generation in dataset.generations:
+        same = all(generation.settings[name] == noted["settings"][name] for name in part)
+        if same and generation.annotations == noted["annotations"]:
+            raise UserError(
+                f"{out} holds this input already, packed with other settings; its images would be there twice"
+            )
 
 
 def is_of(generation: Generation, noted: dict[str, Any]) -> bool:

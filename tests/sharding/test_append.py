@@ -7,6 +7,7 @@ import pytest
 from sharding.dataset import open_dataset, read_index, read_rejects
 from sharding.errors import UserError
 from sharding.pack import pack
+from sharding.packing.selection import Selection
 
 
 @pytest.fixture
@@ -51,6 +52,15 @@ def test_appending_the_same_again_changes_nothing(two_inputs, tmp_path):
     before = files(out)
     again = pack("pretrain_110k", folder, out, append=True)
     assert (again.already_complete, again.dataset, files(out)) == (True, added, before)
+
+
+def test_the_same_images_are_not_added_twice_but_another_part_of_the_input_is(pretrain, tmp_path):
+    folder, out = pretrain(10), tmp_path / "out"
+    pack("pretrain_110k", folder, out, selection=Selection(splits=("val",)))
+    with pytest.raises(UserError, match="holds this input already"):
+        pack("pretrain_110k", folder, out, selection=Selection(splits=("val",)), shard_samples=3, append=True)
+    added = pack("pretrain_110k", folder, out, selection=Selection(splits=("train",)), append=True)
+    assert added.dataset.counts["images"] == 10
 
 
 def test_only_the_same_source_can_be_appended_and_only_to_a_complete_dataset(two_inputs, tmp_path):

@@ -1,18 +1,20 @@
 """One process, several, and a Ray cluster write the same bytes."""
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-import ray
 
-from sharding.errors import UserError
+from sharding.cli import main
 from sharding.pack import pack
 from sharding.pool import started
+from tests.sharding.on_ray import die_once, double
 
 
 def contents(folder):
@@ -28,14 +30,6 @@ def folder(pretrain):
     return raw
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    """A Ray of this test's own, on two cores."""
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
 def test_two_processes_write_what_one_writes(folder, tmp_path):
     one = pack("pretrain_110k", folder, tmp_path / "one", shard_samples=4)
     two = pack("pretrain_110k", folder, tmp_path / "two", shard_samples=4, workers=2)
@@ -43,24 +37,29 @@ def test_two_processes_write_what_one_writes(folder, tmp_path):
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
-def test_ray_writes_what_one_process_writes(folder, tmp_path, cluster):
+def test_ray_writes_what_one_process_writes_and_tries_again_what_died(folder, tmp_path):
     one = pack("pretrain_110k", folder, tmp_path / "one", shard_samples=4)
-    by_ray = pack("pretrain_110k", folder, tmp_path / "ray", shard_samples=4, ray_address="auto")
-    assert one.dataset.root_hash == by_ray.dataset.root_hash
+    command = [sys.executable, "-m", "tests.sharding.on_ray", str(folder), str(tmp_path / "ray")]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        "doubled": list(range(0, 100, 2)),
+        "died": ["done"],
+        "refused": "this is bad",
+        "root_hash": one.dataset.root_hash,
+    }
     assert contents(tmp_path / "one") == contents(tmp_path / "ray")
 
 
-def die_once(marker):
-    """Kill this process the first time."""
-    if not Path(marker).exists():
-        Path(marker).touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return "done"
-
-
-def test_ray_tries_a_task_again_whose_worker_died(tmp_path, cluster):
-    with started(ray_address="auto") as run:
-        assert list(run(die_once, [str(tmp_path / "marker")])) == ["done"]
+def test_no_ray_at_the_address_is_one_line(folder, tmp_path, capsys):
+    with socket.socket() as taken:  # bound, and nobody listens
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        arguments = ["--source", "pretrain_110k", "--input", str(folder), "--out", str(tmp_path / "out")]
+        assert main(["pack", *arguments, "--ray", address]) == 2
+    assert capsys.readouterr().err == f"sharding: no Ray cluster answers at {address}: Connection refused\n"
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_killed_local_worker_is_one_clear_error(tmp_path):
@@ -68,24 +67,10 @@ def test_a_killed_local_worker_is_one_clear_error(tmp_path):
         list(run(die_once, [str(tmp_path / "marker")]))
 
 
-def refuse(task):
-    raise UserError(f"{task} is bad")
-
-
-def test_a_bad_input_in_a_ray_task_is_its_own_one_line(cluster):
-    with pytest.raises(UserError) as caught, started(ray_address="auto") as run:
-        list(run(refuse, ["this"]))
-    assert str(caught.value) == "this is bad"
-
-
-def double(number):
-    return 2 * number
-
-
-def test_every_task_is_run_once(cluster):
-    for where in ({}, {"workers": 2}, {"ray_address": "auto"}):
-        with started(**where) as run:
-            assert sorted(run(double, range(50))) == list(range(0, 100, 2))
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_task_is_run_once(workers):
+    with started(workers=workers) as run:
+        assert sorted(run(double, range(50))) == list(range(0, 100, 2))
 
 
 STOPPED = "import sys; from sharding.cli import main; sys.exit(main(sys.argv[1:]))"
@@ -103,7 +88,8 @@ def children_of(pid):
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_stopping_a_packing_stops_its_workers_and_it_can_be_resumed(folder, tmp_path, how):
+def test_stopping_a_packing_stops_its_workers_and_it_can_be_resumed(pretrain, tmp_path, how):
+    folder = pretrain(150)
     slow = ("--source", "pretrain_110k", "--input", str(folder), "--out", str(tmp_path / "out"))
     command = [sys.executable, "-c", STOPPED, "pack", *slow, "--shard-samples", "1", "--workers", "2"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
