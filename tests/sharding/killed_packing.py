@@ -65,6 +65,9 @@ def main():
     base = folder / "base"
     if mode != "new":
         pack("syncpr", raw, base, shard_samples=5)
+    if mode == "append":  # another delivery: the same one is not added twice
+        raw = Path(shutil.copytree(raw, folder / "second"))
+        (raw / "SynCPR.json").write_text((raw / "SynCPR.json").read_text() + "\n")
 
     def finish(out):
         options = {} if mode == "new" else {mode: True}

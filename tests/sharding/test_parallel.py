@@ -13,6 +13,7 @@ import pytest
 
 from sharding.cli import main
 from sharding.pack import pack
+from sharding.packing.images import ImagePolicy
 from sharding.pool import started
 from tests.sharding.on_ray import die_once, double
 
@@ -89,9 +90,10 @@ def children_of(pid):
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_stopping_a_packing_stops_its_workers_and_it_can_be_resumed(pretrain, tmp_path, how):
-    folder = pretrain(150)
+    folder, large = pretrain(40), ImagePolicy(resize=(2500, 1000))  # some 50 ms an image: there is time to stop it
     slow = ("--source", "pretrain_110k", "--input", str(folder), "--out", str(tmp_path / "out"))
     command = [sys.executable, "-c", STOPPED, "pack", *slow, "--shard-samples", "1", "--workers", "2"]
+    command += ["--resize", "2500x1000"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not list((tmp_path / "out").glob("*.parquet")) and time.monotonic() < deadline:
@@ -105,10 +107,10 @@ def test_stopping_a_packing_stops_its_workers_and_it_can_be_resumed(pretrain, tm
     while any(alive(pid) for pid in workers) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(alive(pid) for pid in workers)
-    resumed = pack("pretrain_110k", folder, tmp_path / "out", shard_samples=1)
-    assert (
-        resumed.dataset.root_hash == pack("pretrain_110k", folder, tmp_path / "one", shard_samples=1).dataset.root_hash
-    )
+    resumed = pack("pretrain_110k", folder, tmp_path / "out", shard_samples=1, images=large)
+    assert 0 < resumed.images_written < 40
+    whole = pack("pretrain_110k", folder, tmp_path / "one", shard_samples=1, images=large)
+    assert resumed.dataset.root_hash == whole.dataset.root_hash
 
 
 def alive(pid):
