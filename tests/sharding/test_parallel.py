@@ -74,7 +74,12 @@ def test_every_task_is_run_once(workers):
         assert sorted(run(double, range(50))) == list(range(0, 100, 2))
 
 
-STOPPED = "import sys; from sharding.cli import main; sys.exit(main(sys.argv[1:]))"
+STOPPED = """
+import signal, sys
+from sharding.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started with it ignored
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 def descendants(pid):
