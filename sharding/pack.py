@@ -44,9 +44,8 @@ from sharding.packing.shard import (
 from sharding.packing.shard_plan import PLAN, PackPlan, make_plan, read_plan
 from sharding.packing.tables import Refused, rejects_table, triplets_table
 from sharding.pool import Run, started
-from sharding.record import RawDataset, Size
+from sharding.record import RawDataset
 from sharding.sources import OWN_DATA, SOURCES
-from sharding.sources.published import published_sizes
 from sharding.store import LocalStore, Store, hash_of, open_store
 
 if TYPE_CHECKING:
@@ -93,8 +92,7 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
 class Packed:
     """What `pack` did: the dataset, the rows in the tables of rejects per reason, the images this call wrote.
 
-    `already_complete` is True where an earlier call had left nothing to do. `published` is the size of every split of
-    the real dataset.
+    `already_complete` is True where an earlier call had left nothing to do.
     """
 
     dataset: Dataset
@@ -102,7 +100,6 @@ class Packed:
     images_written: int
     seconds: float
     already_complete: bool
-    published: dict[str, Size]
 
 
 def pack(
@@ -129,7 +126,8 @@ def pack(
     `name` begins keys and shards' names (the source's, if not given). `reader` stands in for that of `source`, and
     `reader_settings` are what decides its rows. A shard is closed before it would pass about `shard_bytes` or hold more
     than `shard_samples`. Rows that cannot be packed go to `rejects.parquet`, as do images that lost captions.
-    `append` adds a generation to a complete dataset, `overwrite` replaces what was packed with other settings.
+    `append` adds a generation to a complete dataset, `overwrite` replaces all that is there, as soon as
+    it is known that something can be packed.
     `planning` is called with (rows read, rows expected or 0), `progress` with (records done, records). Finishing an
     interrupted packing gives the same dataset if the input is unchanged: an annotation that changed is refused, but an
     image replaced after its shard was finished stays as it was packed. Raises UserError, before anything is written, if
@@ -208,7 +206,6 @@ def _packed(dataset: Dataset, written: int, seconds: float, *, already_complete:
         images_written=written,
         seconds=seconds,
         already_complete=already_complete,
-        published=published_sizes(dataset.source, dataset.counts["splits"]),
     )
 
 

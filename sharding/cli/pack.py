@@ -16,6 +16,7 @@ from sharding.pack import SHARD_BYTES, SHARD_SAMPLES, Packed, pack
 from sharding.packing.images import MOST_PIXELS, ImagePolicy
 from sharding.packing.selection import Selection
 from sharding.sources import OWN_DATA, SOURCES
+from sharding.sources.published import published_sizes
 from sharding.store import open_store
 
 EPILOG = """examples:
@@ -68,7 +69,7 @@ def add_parser(commands: Any) -> None:
     )
     again = parser.add_argument_group("what is there already").add_mutually_exclusive_group()
     again.add_argument("--append", action="store_true", help="add to a complete dataset; published files stay")
-    again.add_argument("--overwrite", action="store_true", help="replace what was packed with other settings or input")
+    again.add_argument("--overwrite", action="store_true", help="replace all that is there, once the new can be packed")
     parser.add_argument("--verbose", action="store_true", help="a line on stderr for every shard")
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
     parser.set_defaults(run=run, again="resume")
@@ -164,14 +165,15 @@ def run(arguments: argparse.Namespace) -> None:
 def summary(packed: Packed) -> dict[str, Any]:
     """The outcome as plain JSON values."""
     dataset = packed.dataset
+    published = published_sizes(dataset.source, dataset.counts["splits"])
     return {
         "place": str(dataset.store),
         "name": dataset.name,
         "root_hash": dataset.root_hash,
         "already_complete": packed.already_complete,
         **dataset.counts,
-        "published": {split: size._asdict() for split, size in packed.published.items()},
-        "as_published": bool(packed.published) and not differences(dataset.counts, packed.published),
+        "published": {split: size._asdict() for split, size in published.items()},
+        "as_published": bool(published) and not differences(dataset.counts, published),
         "reject_reasons": packed.reject_reasons,
         "generations": len(dataset.generations),
         "shards": [asdict(shard) for shard in dataset.shards],
@@ -201,7 +203,9 @@ def table(packed: Packed) -> str:
     lines.append(f"root hash  {dataset.root_hash}")
     if counts["captions"] < counts["images"]:
         lines.append("note       some images have no caption")
-    if (different := differences(counts, packed.published)) and not _is_selection(packed):
+    if (different := differences(counts, published_sizes(dataset.source, counts["splits"]))) and not _is_selection(
+        packed
+    ):
         lines.append(f"note       not the published dataset: {'; '.join(different)}")
     if packed.already_complete:
         lines.append(f"{dataset.store} was already complete; nothing was written")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sharding.command import name_of, positive, progress_bar
-from sharding.synthetic import LAYOUTS, synthesize
+from sharding.synthetic import LAYOUTS, SOURCE_OF, synthesize
 
 EPILOG = """example:
   sharding synth --layout luperson_t --people 50 --out data/raw --seed 7
@@ -40,4 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
         images = synthesize(
             arguments.layout, people=arguments.people, out=arguments.out, seed=arguments.seed, progress=progress
         )
-    print(f"{images} images of {arguments.people} people written to {arguments.out}")
+    source = SOURCE_OF.get(arguments.layout, arguments.layout)
+    print(
+        f"{images} images of {arguments.people} people written to {arguments.out}; to be packed with --source {source}"
+    )
