@@ -1,4 +1,4 @@
-"""The identity-balanced plan is pure: K images of a person side by side, everyone once an epoch."""
+"""The identity-balanced order is pure: K images of a person side by side, everyone once an epoch."""
 
 from collections import Counter
 
@@ -6,8 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sharding.identity_plan import IdentityPlan
-from sharding.plan import Stream, permutation
+from sharding.plan import Plan, Stream
 
 # Which of few people stands in each row of each shard; a shard may be empty.
 shards_of_people = st.lists(st.lists(st.integers(0, 5), max_size=6), min_size=1, max_size=4).filter(
@@ -19,7 +18,7 @@ several = st.integers(2, 5)
 def plan_of(shards, per_identity=3, seed=1, root_hash="hash", split="train"):
     stream = Stream(name="a", root_hash=root_hash, split=split, shard_samples=tuple(len(shard) for shard in shards))
     names = [np.array([f"source:{person}" for person in shard], dtype=object) for shard in shards]
-    return IdentityPlan(stream, names, per_identity=per_identity, seed=seed)
+    return Plan([stream], seed=seed, block=8, identities=[names], per_identity=per_identity)
 
 
 def images_of(shards):
@@ -40,17 +39,46 @@ def places(plan, positions):
     return list(zip(found.shard.tolist(), found.row.tolist(), strict=True))
 
 
-@given(shards_of_people, several, st.integers(0, 2**32), st.integers(0, 300))
-def test_every_position_is_found_in_closed_form(shards, per_identity, seed, position):
-    images = images_of(shards)
-    epoch, within = divmod(position // per_identity, len(images))
-    person = int(permutation(len(images), seed, "people", epoch)[within])
-    own = list(images.values())[person]
-    cycle, turn = divmod(epoch * per_identity + position % per_identity, len(own))
-    expected = own[int(permutation(len(own), seed, "images", person, cycle)[turn])]
-    plan = plan_of(shards, per_identity, seed)
-    assert places(plan, [position]) == [expected]
-    assert plan.locate([position]).epoch.tolist() == [epoch]
+@given(shards_of_people, several, st.integers(0, 2**32), st.integers(0, 10_000))
+def test_a_sample_is_found_where_its_position_put_it(shards, per_identity, seed, first):
+    plan, positions = plan_of(shards, per_identity, seed), np.arange(first, first + 40)
+    assert (plan.positions_of(plan.locate(positions)) == positions).all()
+
+
+@given(shards_of_people, several, st.integers(0, 2**32))
+def test_an_epoch_of_a_sample_counts_how_often_it_came_before(shards, per_identity, seed):
+    plan, seen = plan_of(shards, per_identity, seed), Counter()
+    found = plan.locate(range(6 * per_identity * len(images_of(shards))))
+    for epoch, *place in zip(found.epoch.tolist(), found.shard.tolist(), found.row.tolist(), strict=True):
+        assert epoch == seen[tuple(place)]
+        seen[tuple(place)] += 1
+
+
+@given(shards_of_people, several, st.integers(0, 1000))
+def test_a_stand_in_is_of_the_same_person_while_the_group_has_others(shards, per_identity, position):
+    plan = plan_of(shards, per_identity)
+    group = position - position % per_identity
+    tried = {plan.substitute(position, attempt) for attempt in range(per_identity - 1)}
+    assert tried == set(range(group, group + per_identity)) - {position}
+    another = plan.substitute(position, per_identity - 1)
+    length = per_identity * len(images_of(shards))
+    assert another // length == position // length
+
+
+def test_groups_of_a_mixture_hold_one_person_of_one_dataset_in_proportion():
+    shards = [[[0, 1, 1, 2], [3, 0]], [[0, 0, 5], [7, 8, 9, 9]]]
+    streams = [
+        Stream(name=name, root_hash=name, split="train", shard_samples=tuple(map(len, part)), weight=weight)
+        for name, part, weight in zip("ab", shards, (3.0, 1.0), strict=True)
+    ]
+    people = [[np.array(rows) for rows in part] for part in shards]
+    plan = Plan(streams, seed=3, block=8, identities=people, per_identity=3)
+    found = plan.locate(range(3 * 8 * 5))
+    assert (plan.positions_of(found) == np.arange(3 * 8 * 5)).all()
+    rows = zip(found.stream.tolist(), found.shard.tolist(), found.row.tolist(), strict=True)
+    whose = np.array([(stream, shards[stream][shard][row]) for stream, shard, row in rows]).reshape(-1, 3, 2)
+    assert (whose == whose[:, :1]).all()
+    assert all((block[:, 0, 0] == 0).sum() == 6 for block in whose.reshape(5, 8, 3, 2))
 
 
 @given(shards_of_people, several, st.integers(0, 2**32), st.integers(0, 4))
@@ -103,11 +131,12 @@ def test_the_hash_follows_everything_that_decides_the_order():
         plan_of(shards, root_hash="other"),
         plan_of(shards, split="val"),
         plan_of([[0, 1, 1], [2, 2]]),
+        plan_of([[0, 0, 1], [2]]),
     ]
-    assert len({plan.hash, *(other.hash for other in others)}) == 6
+    assert len({plan.hash, *(other.hash for other in others)}) == 7
 
 
 def test_the_order_is_frozen_across_releases():
     found = places(plan_of([[0, 1, 1, 2], [3, 0, 2, 2]], per_identity=2, seed=7), range(12))
-    first = [(0, 1), (0, 2), (1, 0), (1, 0), (0, 3), (1, 2), (0, 0), (1, 1)]  # people 1, 3 (one image), 2, 0
-    assert found == [*first, (1, 0), (1, 0), (1, 1), (0, 0)]
+    first = [(0, 2), (0, 1), (1, 0), (1, 0), (1, 3), (1, 2), (0, 0), (1, 1)]  # people 1, 3 (one image), 2, 0
+    assert found == [*first, (1, 0), (1, 0), (0, 3), (1, 2)]
