@@ -85,6 +85,15 @@ def open_store(place: "str | Path | Store", *, endpoint: str | None = None) -> S
     return LocalStore(Path(place))
 
 
+def place_below(place: str | Path, name: str) -> str:
+    """The place called `name` below another; `name` itself where it is an absolute path or a place in a bucket.
+
+    >>> place_below("s3://bucket/data", "cuhk_pedes")
+    's3://bucket/data/cuhk_pedes'
+    """
+    return name if name.startswith(("/", "s3://")) else f"{str(place).rstrip('/')}/{name}"
+
+
 @dataclass(frozen=True)
 class LocalStore:
     """A folder of this machine, or one that all machines of a cluster share; it is made by the first write."""
