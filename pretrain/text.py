@@ -4,32 +4,41 @@ The ids are those of open_clip's tokenizer, truncated to the context with the en
 what stands to its right, so a packed caption gives the features of the padded one exactly.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property, lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sharding.bpe import Ids, encode, truncate
+
 VOCABULARY = 49408  # CLIP's BPE
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackedText:
-    """B captions in one row of T tokens.
+    """B captions in one row of T tokens, and `dummies` more captions of no meaning that fill the row.
 
-    ids, positions: int64 [T]. boundaries: int32 [B + 1], caption b is ids[boundaries[b]:boundaries[b + 1]].
+    ids, positions: int64 [T]. boundaries: int32 [B + dummies + 1], caption b is ids[boundaries[b]:boundaries[b + 1]].
     """
 
     ids: Tensor
     positions: Tensor
     boundaries: Tensor
+    dummies: int = 0
+
+    @property
+    def captions(self) -> int:
+        """B, how many captions there are besides the dummies."""
+        return len(self.boundaries) - 1 - self.dummies
 
     @property
     def ends(self) -> Tensor:
         """Where each caption's end token stands, int64 [B]."""
-        return self.boundaries[1:].long() - 1
+        return self.boundaries[1 : self.captions + 1].long() - 1
 
     @cached_property
     def buckets(self) -> "Buckets":
@@ -42,6 +51,7 @@ class PackedText:
             ids=self.ids.to(device, non_blocking=True),
             positions=self.positions.to(device, non_blocking=True),
             boundaries=self.boundaries.to(device, non_blocking=True),
+            dummies=self.dummies,
         )
 
 
@@ -57,12 +67,16 @@ class MaskedText:
     labels: Tensor
 
     @classmethod
-    def of(cls, rows: list[tuple[NDArray[np.uint16], NDArray[np.int64]]]) -> "MaskedText":
-        """From each caption's ids and labels (negative where nothing is to be predicted), [L] each."""
+    def of(cls, rows: Sequence[tuple[Ids, NDArray[np.int64]]], beside: PackedText) -> "MaskedText":
+        """From each caption's ids and labels (negative where nothing is to be predicted), [L] each.
+
+        `beside` are the captions themselves, whose dummies the copy has too.
+        """
         labels = torch.from_numpy(np.concatenate([labels for _, labels in rows]))
         places = (labels >= 0).nonzero().flatten()
-        ids = np.concatenate([ids for ids, _ in rows]).astype(np.int64)
-        return cls(ids=torch.from_numpy(ids), places=places, labels=labels[places])
+        ids = beside.ids.clone()
+        ids[: len(labels)] = torch.from_numpy(np.concatenate([ids for ids, _ in rows]).astype(np.int64))
+        return cls(ids=ids, places=places, labels=labels[places])
 
     def to(self, device: torch.device) -> "MaskedText":
         """The same on `device`."""
@@ -103,40 +117,47 @@ def bucket_rows(boundaries: Tensor, width: int = 32) -> Buckets:
     return Buckets(rows=tuple(rows), tokens=tuple(tokens), valid=tuple(valid), inverse=order.argsort())
 
 
-@lru_cache(maxsize=50_000)
+@lru_cache(maxsize=20_000)
 def tokenize(caption: str, context_length: int) -> bytes:
     """CLIP BPE ids as little-endian uint16: start token, at most context_length - 2 word pieces, end token.
 
     Bytes, because a cached tuple of ints would take twenty times the memory.
     """
-    bpe = _tokenizer()
-    ids = [bpe.sot_token_id, *bpe.encode(caption)[: context_length - 2], bpe.eot_token_id]
-    return np.array(ids, dtype="<u2").tobytes()
+    return truncate(encode(caption), context_length).astype("<u2").tobytes()
 
 
-def pack(rows: list[bytes]) -> PackedText:
-    """Token rows, as from `tokenize`, laid end to end."""
-    lengths = torch.tensor([len(row) // 2 for row in rows], dtype=torch.int32)
-    boundaries = torch.zeros(len(rows) + 1, dtype=torch.int32)
-    torch.cumsum(lengths, 0, out=boundaries[1:])
+def token_row(caption: str, context_length: int) -> Ids:
+    """The same as an array, uint16 [L]."""
+    return np.frombuffer(tokenize(caption, context_length), "<u2")
+
+
+def pack(rows: Sequence[Ids | bytes], *, bucket: int = 1, context_length: int = 77) -> PackedText:
+    """Token rows (arrays, or bytes as from `tokenize`) laid end to end.
+
+    Dummy captions of at most `context_length` tokens fill the row up to a multiple of `bucket` tokens, so that few
+    shapes occur; attention kernels leave the rows that no caption covers uninitialised.
+    """
+    rows = [np.frombuffer(row, "<u2") if isinstance(row, bytes) else row for row in rows]
+    lengths = [len(row) for row in rows]
+    missing = -sum(lengths) % bucket
+    dummies = [min(context_length, missing - begin) for begin in range(0, missing, context_length)]
+    boundaries = np.cumsum([0, *lengths, *dummies])
+    ids = np.zeros(boundaries[-1], dtype=np.int64)
+    np.concatenate(rows, out=ids[: sum(lengths)], casting="unsafe")
+    starts = np.repeat(boundaries[:-1], np.diff(boundaries))
     return PackedText(
-        ids=torch.from_numpy(np.frombuffer(b"".join(rows), dtype="<u2").astype(np.int64)),
-        positions=torch.cat([torch.arange(int(length)) for length in lengths]),
-        boundaries=boundaries,
+        ids=torch.from_numpy(ids),
+        positions=torch.from_numpy(np.arange(len(ids)) - starts),
+        boundaries=torch.from_numpy(boundaries.astype(np.int32)),
+        dummies=len(dummies),
     )
 
 
 def join(first: PackedText, second: PackedText) -> PackedText:
-    """The captions of `first` and then those of `second` as one batch."""
+    """The captions of `first` and then those of `second`, neither with dummies, as one batch."""
+    assert not first.dummies + second.dummies
     return PackedText(
         ids=torch.cat([first.ids, second.ids]),
         positions=torch.cat([first.positions, second.positions]),
         boundaries=torch.cat([first.boundaries, first.boundaries[-1] + second.boundaries[1:]]),
     )
-
-
-@cache
-def _tokenizer():  # type: ignore[no-untyped-def]  # open_clip has no type stubs
-    from open_clip.tokenizer import SimpleTokenizer  # late: open_clip costs seconds to import
-
-    return SimpleTokenizer()

@@ -4,18 +4,28 @@ All of them follow from the shards and their indexes alone, so packing the same 
 """
 
 import json
+import re
 import struct
 from collections.abc import Iterable, Sequence
 
-from sharding.index import Shard, tar_name
+from sharding.index import SHARD_NAME, Shard, tar_name
 
 SIZES = "sizes.json"
 WIDS = "wids.json"
+TOKENS = re.compile(rf"({SHARD_NAME.pattern})\.([0-9a-f]{{12}})-([0-9a-f]{{12}})\.tokens")
 
 
 def offsets_name(shard: str) -> str:
     """The file that holds Energon's index of the shard called `shard`: it looks for `.tar.idx`, no other name."""
     return f"{tar_name(shard)}.idx"
+
+
+def tokens_name(shard: Shard, tokenizer: str) -> str:
+    """The file that holds a shard's captions as token ids (sharding/tokens.py), by the tokenizer's hash (hex).
+
+    Both hashes in it are beginnings: what was made of another packing or by another tokenizer has another name.
+    """
+    return f"{shard.name}.{shard.index_sha256[:12]}-{tokenizer[:12]}.tokens"
 
 
 def tar_offsets(starts: Sequence[int], end: int) -> bytes:

@@ -5,7 +5,7 @@ What is imported here leaves heavy libraries to the functions that need them, so
 
 import sys
 
-from sharding.cli import pack, pseudo_text, show, stats, synth, verify
+from sharding.cli import pack, pseudo_text, show, stats, synth, tokenize, verify
 from sharding.command import OneLineParser, exit_code
 
 EPILOG = """examples:
@@ -18,7 +18,7 @@ EPILOG = """examples:
 exit codes: 0 done; 1 the system refused (disk full, no permission, no answer from S3); 2 bad input or settings;
 3 `verify` found damage, or `stats --fail-on-leak` a leak; 130 interrupted
 """
-COMMANDS = (synth, pack, verify, stats, show, pseudo_text)
+COMMANDS = (synth, pack, verify, stats, show, pseudo_text, tokenize)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from sharding.companions import SIZES, WIDS
+from sharding.companions import SIZES, TOKENS, WIDS
 from sharding.dataset import MANIFEST, Dataset
 from sharding.errors import Conflict, UserError
 from sharding.files import TEMPORARY, make_directory
@@ -105,7 +105,7 @@ def clear(out: Store) -> None:
     """
     out.remove(MANIFEST)
     for name, _ in list(out.names()):
-        if shard_of(name) or TABLE.fullmatch(name) or name in (SIZES, WIDS):
+        if shard_of(name) or TABLE.fullmatch(name) or TOKENS.fullmatch(name) or name in (SIZES, WIDS):
             out.remove(name)
 
 
@@ -205,7 +205,9 @@ def _refuse_foreign_files(out: Store, published: Dataset | None) -> None:
     names = {name for name, _ in out.names()}
     for name in sorted(names):
         shard = shard_of(name)
-        if name in known or TABLE.fullmatch(name) or name.startswith(FOLDER) or shard in listed:
+        if name in known or TABLE.fullmatch(name) or TOKENS.fullmatch(name):
+            continue
+        if name.startswith(FOLDER) or shard in listed:
             continue
         ours = shard and (MARKER in names or (index_name(shard) in names and noted_job(out.read(index_name(shard)))))
         if not ours:

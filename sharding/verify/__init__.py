@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sharding import pool
-from sharding.companions import SIZES, WIDS, offsets_name
+from sharding.companions import SIZES, TOKENS, WIDS, offsets_name
 from sharding.dataset import MANIFEST, NAME, Dataset, parse_manifest, read_manifest
 from sharding.errors import UserError
 from sharding.index import SHARD_NAME, index_name, tar_name
@@ -172,4 +172,8 @@ def _strangers(dataset: Dataset, files: dict[str, int]) -> Iterator[str]:
     known = {MANIFEST, SIZES, WIDS, *dataset.tables}
     for shard in dataset.shards:
         known |= {tar_name(shard.name), index_name(shard.name), offsets_name(shard.name)}
-    yield from (name for name in files if name not in known)
+    tokens = {(shard.name, shard.index_sha256[:12]) for shard in dataset.shards}
+    for name in files:
+        of_tokens = TOKENS.fullmatch(name)
+        if name not in known and not (of_tokens and of_tokens.groups()[:2] in tokens):
+            yield name
