@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from pretrain.augment import normalise
 from pretrain.config import ModelSettings
-from pretrain.loader import decode, stack
 from pretrain.losses import gather_plain
+from pretrain.pictures import picture, stacked
 from pretrain.retrieval import RetrievalMetrics, retrieval_metrics
-from pretrain.text import PackedText, pack, tokenize
+from pretrain.text import PackedText, pack, token_row
 from sharding.reader import SplitReader
 
 Item = TypeVar("Item")
@@ -113,12 +113,12 @@ def extract_features(
     total = len(mine) + int(labels.captions[mine.start : mine.stop].sum())
 
     def load_images(part: Sequence[int]) -> tuple[Tensor, list[str], int]:
-        samples = [benchmark.sample(*benchmark.place(i)) for i in part]
-        pixels = stack([decode(sample, shapes.image_size) for sample in samples or [spare]])
+        samples = benchmark.samples([benchmark.place(i) for i in part])
+        pixels = stacked([picture(sample, shapes.image_size) for sample in samples or [spare]])
         return pixels, [caption for sample in samples for caption in sample.captions], len(part)
 
     def load_text(part: Sequence[str]) -> tuple[PackedText, int]:
-        return pack([tokenize(caption, shapes.context_length) for caption in part or spare.captions[:1]]), len(part)
+        return pack([token_row(caption, shapes.context_length) for caption in part or spare.captions[:1]]), len(part)
 
     images, texts, captions, done = [], [], [], 0
     for pixels, owned, count in _one_ahead(load_images, _equal_batches(mine, shapes.batch_size)):

@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pretrain.augment import Image
 from pretrain.config import ModelSettings, open_clip_config
+from pretrain.decode import Image
 from pretrain.features import encode
-from pretrain.loader import decode, stack
 from pretrain.model import DualEncoder
+from pretrain.pictures import picture, stacked
 from pretrain.tensor_hash import tensors_hash
 from pretrain.text import pack, tokenize
 from pretrain.weights import encoder_state, load_weights, read_state
@@ -226,7 +226,7 @@ def _decoded(
 
     def load(row: int) -> tuple[str, Image]:
         sample = part.reader.sample(part.shard, row)
-        return sample.key, decode(sample, size)
+        return sample.key, picture(sample, size)
 
     ahead: deque[list[Future[tuple[str, Image]]]] = deque()
     for first in range(part.start, part.stop, batch_size):
@@ -238,7 +238,7 @@ def _decoded(
 
 def _batch(loaded: list[Future[tuple[str, Image]]]) -> tuple[list[str], Tensor]:
     keys, images = zip(*(future.result() for future in loaded), strict=True)
-    return list(keys), stack(list(images))
+    return list(keys), stacked(images)
 
 
 def _wait_for_all() -> None:

@@ -37,7 +37,7 @@ exit codes: 0 done, 1 the system refused (disk, memory), 2 wrong settings or mis
 def add_parser(commands: Any) -> None:
     """Add the subcommand's parser."""
     parser = commands.add_parser("score-phrases", help=SUMMARY, description=SUMMARY, epilog=EPILOG)
-    parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="a packed dataset")
+    parser.add_argument("--data", required=True, metavar="PLACE", help="a packed dataset")
     parser.add_argument("--weights", required=True, type=Path, metavar="PATH", help="of a CLIP model")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="the Parquet file to write")
     parser.add_argument("--split", metavar="NAME", help="score this split only (default: all)")

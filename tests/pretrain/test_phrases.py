@@ -17,8 +17,8 @@ from torch.nn.functional import normalize
 from pretrain import phrases
 from pretrain.cli import main as pretrain
 from pretrain.features import encode
-from pretrain.loader import decode, stack
 from pretrain.phrases import PhraseScorer, score_phrases
+from pretrain.pictures import picture, stacked
 from pretrain.text import pack, tokenize
 from sharding.cli import main as sharding
 from sharding.dataset import open_dataset, read_index
@@ -86,8 +86,8 @@ def test_every_image_has_the_cosines_of_its_picture_with_the_mean_of_each_phrase
         texts = pack([tokenize(sentence, 77) for sentence in columns[number]])
         phrase = normalize(encode(scorer.model, CPU, None, texts)[1].mean(0), dim=-1)
         for row in (0, 7, len(keys) - 1):
-            picture = stack([decode(samples[keys[row]], TINY.vision_cfg.image_size)])
-            image = encode(scorer.model, CPU, picture, None)[0][0]
+            pixels = stacked([picture(samples[keys[row]], TINY.vision_cfg.image_size)])
+            image = encode(scorer.model, CPU, pixels, None)[0][0]
             assert found[row, number] == pytest.approx(float(image @ phrase), abs=1e-5)
 
 
