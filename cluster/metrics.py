@@ -29,6 +29,9 @@ class RankMetrics:
         self._step_duration = Histogram(
             "step_duration_seconds", "Duration of a step.", buckets=STEP_SECONDS_BUCKETS, registry=registry
         )
+        self._skipped = Counter(
+            "samples_skipped_total", "Samples left out because they are damaged.", ["reason"], registry=registry
+        )
         self._data_wait = Counter("data_wait_seconds_total", "Time spent waiting for data.", registry=registry)
         self._loss = Gauge("loss", "Loss of the last step.", registry=registry)
         self._learning_rate = Gauge("learning_rate", "Learning rate of the last step.", registry=registry)
@@ -50,6 +53,10 @@ class RankMetrics:
         self._loss.set(loss)
         self._learning_rate.set(learning_rate)
         self._last_step.set_to_current_time()
+
+    def observe_skipped(self, reason: str) -> None:
+        """Adds one sample that was left out, for a reason in a word."""
+        self._skipped.labels(reason).inc()
 
     def close(self) -> None:
         """Withdraws the announcement, then stops serving; a second call does nothing."""

@@ -24,7 +24,7 @@ from finetune.cfam import (
 from finetune.config import FinetuneSettings
 from finetune.irra import MaskedWordHead, masked_word_loss
 from finetune.rde import PooledAttention, TokenSelection, triplet_alignment
-from pretrain.loader import Batch
+from pretrain.batch import Batch
 from pretrain.losses import GlobalBatch, gather_batches, itc, sdm, weigh
 from pretrain.model import DualEncoder, pool
 from pretrain.objective import Losses, Objective

@@ -19,6 +19,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, Validation
 from pydantic.dataclasses import dataclass
 
 from sharding.errors import UserError
+from sharding.store import place_below
 
 INITIAL = ("init", "stretch_text")  # settings of a model that only say what it begins with
 
@@ -30,6 +31,19 @@ Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _text(value: Any) -> Any:
+    """Paths are places too."""
+    return str(value) if isinstance(value, Path) else value
+
+
+Place = Annotated[str, BeforeValidator(_text)]  # a folder, or s3://BUCKET/PREFIX
+
+
+def _off(value: Any) -> Any:
+    """YAML reads a bare `off` as false."""
+    return "off" if value is False else value
 
 
 def _pair(value: Any) -> Any:
@@ -48,16 +62,29 @@ class RunSettings:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class MixtureSettings:
-    path: Path  # a packed dataset, relative to data.root
+    path: Place  # a packed dataset, relative to data.root; or a place of its own
     weight: Annotated[float, Field(gt=0)] = 1.0  # relative share of the samples
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class CacheSettings:
+    dir: Path | None = None  # a folder on a fast local disk, shared by the ranks of a machine; none means no cache
+    gb: Annotated[float, Field(gt=0)] = 100.0  # at most as many 10^9 bytes of shards are kept there
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class DataSettings:
-    root: Path = Path("data/shards")
+    root: Place = "data/shards"
     mixture: Annotated[tuple[MixtureSettings, ...], Field(min_length=1)]
     split: str = "train"
+    window: Positive = 16  # shards whose samples are shuffled together
+    verify: Annotated[Literal["off", "shard", "sample"], BeforeValidator(_off)] = (
+        "sample"  # against which hashes what is read is checked
+    )
+    max_skipped: Share = 0.001  # damaged samples are left out up to this share; above it the run stops
+    cache: CacheSettings = CacheSettings()  # of shards that are read from a bucket
     flip: Share = 0.5  # probability of a horizontal flip
+    swap_sides: bool = False  # swap "left" and "right" in the caption of a flipped image
     pad: Annotated[int, Field(ge=0)] = 10  # pixels of padding before the random crop
     erase: Share = 0.0  # probability of random erasing
     mask_words: Share = 0.0  # of the caption's word pieces, replaced by the mask token
@@ -69,9 +96,14 @@ class DataSettings:
     hold_out: Annotated[float, Field(ge=0, lt=1)] = (
         0.0  # share of the people left out of training (eval.split held_out)
     )
-    prefetch: Positive = 4  # batches decoded ahead
+    token_bucket: Positive = 1  # dummy captions fill a rank's tokens up to a multiple of it, so that shapes recur
+    prefetch: Positive = 4  # batches read and decoded ahead
     threads: Positive = 1  # decoding threads of one rank
     log_samples: bool = False  # write the key of every sample of every step to samples/rank-R.jsonl
+
+    def place(self, path: str) -> str:
+        """Where a dataset lies that settings name: `path` itself where it is whole, otherwise below `root`."""
+        return place_below(self.root, path)
 
     @model_validator(mode="after")
     def _shares(self) -> "DataSettings":
@@ -180,7 +212,7 @@ class CheckpointSettings:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class EvalSettings:
-    data: Path | None = None  # a packed benchmark, relative to data.root; none means no evaluation
+    data: Place | None = None  # a packed benchmark, as in data.mixture; none means no evaluation
     split: str = "val"  # held_out: the people that data.hold_out keeps from training
     every: Positive = 500  # steps; always at the first and the last step
     batch_size: Positive = 256
@@ -200,6 +232,7 @@ class Settings:
     checkpoint: CheckpointSettings = CheckpointSettings()
     eval: EvalSettings = EvalSettings()
     resume: Literal["auto", "never"] = "auto"  # auto continues from the newest complete checkpoint of run.dir
+    allow_data_change: bool = False  # continue at the same position over other data, weights or seed than before
 
     @property
     def evaluated_split(self) -> str:
@@ -318,8 +351,9 @@ def as_tree(settings: Settings) -> dict[str, Any]:
     return TypeAdapter(type(settings)).dump_python(settings, mode="json")
 
 
-INDECISIVE = ("launch", "checkpoint", "eval", "resume", "schedule")  # schedule: epochs, which optim counts in steps
-INDECISIVE_DATA = ("root", "prefetch", "threads", "log_samples")
+# schedule: epochs, which optim counts in steps
+INDECISIVE = ("launch", "checkpoint", "eval", "resume", "allow_data_change", "schedule")
+INDECISIVE_DATA = ("root", "prefetch", "threads", "log_samples", "verify", "max_skipped", "cache", "token_bucket")
 
 
 def decisive(tree: dict[str, Any]) -> dict[str, Any]:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from pretrain.augment import normalise
+from pretrain.batch import Batch
 from pretrain.config import Settings
 from pretrain.features import encode
-from pretrain.loader import Batch
 from pretrain.objective import Objective
 from pretrain.optim import learning_rate, parameter_groups
 from pretrain.text import PackedText

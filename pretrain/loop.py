@@ -21,7 +21,8 @@ from pretrain.checkpoint import keep_newest, only_writer, read_tensors, write_ch
 from pretrain.config import Settings, as_tree, settings_from, settings_hash
 from pretrain.engine import Engine, compute_dtype
 from pretrain.features import Shapes, extract_features
-from pretrain.loader import Loader, LoaderSettings, Mixture, open_evaluated
+from pretrain.loader import Loader, LoaderSettings
+from pretrain.mixture import Mixture, open_evaluated
 from pretrain.model import DualEncoder
 from pretrain.objective import ContrastiveObjective, Objective, load_parameters
 from pretrain.optim import learning_rate
@@ -30,7 +31,6 @@ from pretrain.selection import Selection
 from pretrain.telemetry import Telemetry, average_over_ranks, plot_curves, read_metrics
 from pretrain.weights import build_model
 from sharding.files import write_durably
-from sharding.identity_plan import IdentityPlan
 from sharding.plan import Plan
 from sharding.reader import SplitReader
 
@@ -66,14 +66,14 @@ def run_steps(settings: Settings, make_objective: MakeObjective, rank: int, devi
     first, position = (checkpoint.manifest.step, checkpoint.manifest.position) if checkpoint else (0, 0)
     last = min(settings.optim.steps, settings.run.stop_at or settings.optim.steps)
     selection = Selection(settings, mixture.plan)
-    loader = Loader(mixture, loader_settings(settings, rank), position)
+    loader = Loader(mixture, loader_settings(settings, rank, device), position)
     with closing(loader), Telemetry(settings, first) as telemetry:
         batches = iter(loader)
         if first == 0:
             evaluate(engine, benchmark, telemetry, selection, 0)
         for step in range(first, last):
             began = time.perf_counter()
-            batch = next(batches).to(device)
+            batch = next(batches)
             waited = time.perf_counter() - began
             # The average brings the losses to the CPU: only then has a GPU finished the step that is timed.
             losses = average_over_ranks(engine.train_step(batch, step))
@@ -144,6 +144,10 @@ def say_start(settings: Settings, mixture: Mixture, checkpoint: Checkpoint | Non
     """The facts of the run, in a few lines of the log."""
     for stream, share in zip(mixture.plan.streams, mixture.plan.shares, strict=True):
         log.info("data %s: %d samples, %.1f %% of the mixture", stream.name, sum(stream.shard_samples), 100 * share)
+    log.info(mixture.describe())
+    if mixture.cache is not None and mixture.working_set > mixture.cache.limit_bytes:
+        needed, given = mixture.working_set / 1e9, mixture.cache.limit_bytes / 1e9
+        log.warning("data.cache.gb %g is less than the %.1f GB read at a time: much is fetched twice", given, needed)
     log.info(describe(engine.device, compute_dtype(settings)))
     log.info(
         "ZeRO stage %d, %d ranks, global batch %d, %.1f M parameters, settings %s",
@@ -156,8 +160,8 @@ def say_start(settings: Settings, mixture: Mixture, checkpoint: Checkpoint | Non
     log.info("starting at step 0" if checkpoint is None else f"continuing from {checkpoint.folder}")
 
 
-def loader_settings(settings: Settings, rank: int) -> LoaderSettings:
-    """What rank `rank` of this run loads."""
+def loader_settings(settings: Settings, rank: int, device: torch.device) -> LoaderSettings:
+    """What rank `rank` of this run loads, and to which device."""
     return LoaderSettings(
         data=settings.data,
         image_size=settings.model.vision_cfg.image_size,
@@ -165,6 +169,7 @@ def loader_settings(settings: Settings, rank: int) -> LoaderSettings:
         global_batch=settings.optim.batch_size,
         rank=rank,
         world_size=dist.get_world_size(),
+        device=device,
     )
 
 
@@ -182,7 +187,7 @@ def evaluate(
     selection.after_evaluation(engine, step, metrics)
 
 
-def save(engine: Engine, settings: Settings, plan: Plan | IdentityPlan, step: int) -> None:
+def save(engine: Engine, settings: Settings, plan: Plan, step: int) -> None:
     """Write the checkpoint of `step` and remove old ones. All ranks must call; none goes on before it is complete."""
     weights, moments = engine.state()
     if dist.get_rank() == 0:
@@ -193,6 +198,7 @@ def save(engine: Engine, settings: Settings, plan: Plan | IdentityPlan, step: in
             step=step,
             position=step * settings.optim.batch_size,
             plan_hash=plan.hash,
+            plan=plan.facts,
             settings_hash=settings_hash(settings),
             settings=as_tree(settings),
         )

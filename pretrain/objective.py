@@ -10,8 +10,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
+from pretrain.batch import Batch
 from pretrain.config import LossSettings
-from pretrain.loader import Batch
 from pretrain.losses import gather_batch, weighted_loss
 from pretrain.model import DualEncoder
 from pretrain.text import PackedText

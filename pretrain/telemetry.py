@@ -19,15 +19,18 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cluster.metrics import RankMetrics
+from pretrain.batch import Batch
 from pretrain.config import Settings
-from pretrain.loader import Batch
 from sharding.files import write_durably
 
 log = logging.getLogger(__name__)
 
 
 class Telemetry:
-    """One rank's record of a run, a context manager. `first_step` is where this run begins: later lines are dropped."""
+    """One rank's record of a run, a context manager. All ranks must construct it.
+
+    `first_step` is where this run begins: what earlier runs recorded of later steps is dropped.
+    """
 
     def __init__(self, settings: Settings, first_step: int) -> None:
         self.settings = settings
@@ -53,12 +56,14 @@ class Telemetry:
         """Record step `step` (0-based, just done) with the losses of the global batch."""
         self._prometheus.observe_step(
             samples=len(batch.identity),
-            tokens=len(batch.text.ids),
+            tokens=int(batch.text.boundaries[batch.text.captions]),
             duration_s=step_s,
             data_wait_s=wait_s,
             loss=losses["loss"],
             learning_rate=rate,
         )
+        for sample in batch.skipped:
+            self._prometheus.observe_skipped(sample.reason)
         if self._samples:
             _append(self._samples, {"step": step, "keys": batch.keys})
         self._window.add(step_s, wait_s)
@@ -159,8 +164,14 @@ def _forget_from(path: Path, step: int) -> None:
 
 
 def _samples_file(settings: Settings, rank: int, first_step: int) -> Path | None:
+    """Where this rank writes the keys it sees; what ranks wrote that are gone is dropped too. All ranks must call."""
     if not settings.data.log_samples:
         return None
-    path = settings.run.dir / "samples" / f"rank-{rank}.jsonl"
-    _forget_from(path, first_step)
+    folder = settings.run.dir / "samples"
+    if rank == 0:
+        for path in folder.glob("rank-*.jsonl"):
+            _forget_from(path, first_step)
+    dist.barrier()
+    path = folder / f"rank-{rank}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
     return path

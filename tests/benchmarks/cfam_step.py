@@ -18,9 +18,9 @@ from cluster.launch import Topology, launch_local
 from finetune.config import FinetuneSettings
 from finetune.objective import FinetuneObjective
 from finetune.train import merged, recipe
+from pretrain.batch import Batch
 from pretrain.config import settings_from
 from pretrain.engine import Engine
-from pretrain.loader import Batch
 from pretrain.model import DualEncoder
 from pretrain.text import pack
 

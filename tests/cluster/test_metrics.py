@@ -62,3 +62,12 @@ def test_closing_withdraws_the_target_and_stops_serving(metrics, tmp_path):
     assert list((tmp_path / "targets").iterdir()) == []
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(f"http://127.0.0.1:{metrics.port}/metrics")
+
+
+def test_samples_left_out_are_counted_by_reason(metrics, tmp_path):
+    for reason in ("damaged", "undecodable", "damaged"):
+        metrics.observe_skipped(reason)
+    with urllib.request.urlopen(f"http://127.0.0.1:{metrics.port}/metrics") as response:
+        served = response.read().decode()
+    assert 'samples_skipped_total{reason="damaged"} 2.0' in served
+    assert 'samples_skipped_total{reason="undecodable"} 1.0' in served

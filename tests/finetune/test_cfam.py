@@ -16,8 +16,8 @@ from torch import Tensor
 from finetune.cfam import GranularityDecoder, HardNegatives, Matcher, local_view
 from finetune.config import FinetuneSettings, HeadSettings
 from finetune.objective import FinetuneObjective
+from pretrain.batch import Batch
 from pretrain.config import settings_from
-from pretrain.loader import Batch
 from pretrain.losses import gather_batches
 from pretrain.model import DualEncoder
 from pretrain.text import PackedText, pack
@@ -192,7 +192,7 @@ def batches(draw: st.DrawFn) -> tuple[int, list[int]]:
     return draw(st.integers(0, 10_000)), draw(st.lists(st.integers(0, 3), min_size=1, max_size=9))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(batches())
 @example((0, [5]))
 @example((0, [5, 5, 5]))

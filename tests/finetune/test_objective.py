@@ -9,9 +9,9 @@ import torch.distributed as dist
 from finetune.config import TERMS, FinetuneSettings
 from finetune.objective import FinetuneObjective
 from pretrain.augment import normalise
+from pretrain.batch import Batch
 from pretrain.config import settings_from
 from pretrain.engine import Engine
-from pretrain.loader import Batch
 from pretrain.model import DualEncoder
 from pretrain.objective import load_parameters
 from pretrain.text import MaskedText, pack
@@ -53,13 +53,14 @@ def batch_of(step, rank, world_size):
             labels[1] = int(row[1])
         masked.append((row // 2, labels.numpy()))
     mine = slice(rank * BATCH // world_size, (rank + 1) * BATCH // world_size)
+    text = pack(rows[mine])
     return Batch(
         images=images[mine],
-        text=pack([row.tobytes() for row in rows[mine]]),
+        text=text,
         identity=identity[mine],
         position=0,
         keys=(),
-        masked=MaskedText.of(masked[mine]),
+        masked=MaskedText.of(masked[mine], beside=text),
     )
 
 

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pretrain.batch import Batch
 from pretrain.config import OptimSettings, settings_from
 from pretrain.engine import Engine, deepspeed_config
-from pretrain.loader import Batch
 from pretrain.model import DualEncoder
 from pretrain.objective import ContrastiveObjective
 from pretrain.optim import decays, learning_rate

@@ -1,21 +1,32 @@
 """Batches depend on (seed, position) alone, and hold what was packed."""
 
+import gc
+import shutil
+import threading
+import time
+from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from pretrain.augment import CLIP_MEAN, CLIP_STD, augment, normalise
-from pretrain.config import DataSettings, MixtureSettings
-from pretrain.loader import Loader, LoaderSettings, Mixture, decode, load_batch
+from pretrain.augment import draw_views
+from pretrain.buffers import Buffers
+from pretrain.config import CacheSettings, DataSettings, MixtureSettings
+from pretrain.loader import Loader, LoaderSettings, load_batch
+from pretrain.mixture import Mixture
 from pretrain.text import pack, tokenize
-from sharding.dataset import open_dataset
+from sharding.bpe import swap_sides
+from sharding.cli import main as sharding
+from sharding.dataset import open_dataset, read_index, shards_of
 from sharding.errors import UserError
+from sharding.index import tar_name
 from sharding.pack import pack as pack_dataset
-from sharding.plan import generator
-from sharding.reader import People, Sample, SplitReader
+from sharding.people import People
+from sharding.reader import SplitReader
 
 SIZE = (48, 24)
 
@@ -89,7 +100,7 @@ def test_a_missing_dataset_or_split_is_one_line(data, tmp_path):
     absent = DataSettings(root=tmp_path, mixture=(MixtureSettings(path="nothing"),))
     with pytest.raises(UserError, match="nothing"):
         Mixture(absent, seed=0)
-    dataset = open_dataset(data.root / "syncpr")
+    dataset = open_dataset(data.place("syncpr"))
     with pytest.raises(UserError, match="no split 'test'"):
         SplitReader(dataset, "test")
 
@@ -102,51 +113,6 @@ def test_images_without_captions_are_not_trained_on(tmp_path):
     pack_dataset("folder", tmp_path / "raw", tmp_path / "photos")
     with pytest.raises(UserError, match="1 images of split 'train' have no caption"):
         Mixture(DataSettings(root=tmp_path, mixture=(MixtureSettings(path="photos"),)), seed=0)
-
-
-def test_a_truncated_shard_is_refused(shards, tmp_path):
-    import shutil
-
-    shutil.copytree(shards / "syncpr", tmp_path / "syncpr")
-    reader = SplitReader(open_dataset(tmp_path / "syncpr"), "train")
-    tar = next((tmp_path / "syncpr").glob("*.tar"))
-    tar.write_bytes(tar.read_bytes()[:-1024])
-    with pytest.raises(UserError, match="its index says"):
-        reader.sample(0, 0)
-
-
-def test_augmentation_is_a_function_of_its_draw_and_keeps_the_shape():
-    image = np.arange(48 * 24 * 3, dtype=np.uint8).reshape(48, 24, 3)
-    strong = DataSettings(mixture=(MixtureSettings(path="x"),), flip=0.5, pad=5, erase=1.0)
-    views = [augment(image, strong, generator(1, "sample", position)) for position in range(30)]
-    again = [augment(image, strong, generator(1, "sample", position)) for position in range(30)]
-    assert all(view.shape == image.shape and view.dtype == np.uint8 for view in views)
-    assert all((a == b).all() for a, b in zip(views, again, strict=True))
-    assert len({view.tobytes() for view in views}) == 30
-    plain = DataSettings(mixture=(MixtureSettings(path="x"),), flip=0.0, pad=0, erase=0.0)
-    assert augment(image, plain, generator(1, "sample", 0)) is image
-    mirror = DataSettings(mixture=(MixtureSettings(path="x"),), flip=1.0, pad=0, erase=0.0)
-    assert (augment(image, mirror, generator(1, "sample", 0)) == image[:, ::-1]).all()
-
-
-def test_normalisation_is_clips():
-    pixels = torch.randint(0, 256, (2, 3, 4, 5), dtype=torch.uint8)
-    mean, std = torch.tensor(CLIP_MEAN).view(3, 1, 1), torch.tensor(CLIP_STD).view(3, 1, 1)
-    assert torch.allclose(normalise(pixels) * std + mean, pixels / 255, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("mode", "kind"), [("RGB", "JPEG"), ("L", "JPEG"), ("RGB", "PNG"), ("P", "PNG"), ("CMYK", "JPEG")]
-)
-def test_every_kind_of_image_comes_out_as_rgb_of_the_right_size(mode, kind, tmp_path):
-    Image.new("RGB", (90, 200), (200, 40, 40)).convert(mode).save(tmp_path / "image", kind, quality=95)
-    sample = Sample(key="k", image=(tmp_path / "image").read_bytes(), captions=("c",), identity="x:1")
-    pixels = decode(sample, SIZE)
-    assert pixels.shape == (*SIZE, 3)
-    expected = (88, 88, 88) if mode == "L" else (200, 40, 40)
-    assert np.abs(pixels.reshape(-1, 3).mean(0) - expected).max() < 12
-    with pytest.raises(UserError, match="sample k cannot be decoded"):
-        decode(Sample(key="k", image=sample.image[:40], captions=("c",), identity="x:1"), SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -235,14 +201,227 @@ def test_people_held_out_are_no_part_of_the_mixture(fine, fine_data):
 def test_identity_balanced_batches_hold_k_images_of_each_person(fine_data):
     data = DataSettings(root=fine_data.root, mixture=fine_data.mixture, sampler="identity", per_identity=4)
     mixture = Mixture(data, seed=5)
-    whole = load_batch(mixture, settings(data), 24)
+    whole = load_batch(mixture, settings(data), 0)
     groups = whole.identity.view(-1, 4)
     assert (groups == groups[:, :1]).all()
     assert len(groups[:, 0].unique()) == 6
-    parts = [load_batch(mixture, settings(data, rank=r, world_size=2), 24) for r in range(2)]
+    parts = [load_batch(mixture, settings(data, rank=r, world_size=2), 0) for r in range(2)]
     assert sum((part.keys for part in parts), ()) == whole.keys
 
 
-def test_identity_balanced_sampling_of_several_datasets_is_refused(data):
-    with pytest.raises(UserError, match=r"data\.sampler identity takes one dataset, data\.mixture names 3"):
-        Mixture(DataSettings(root=data.root, mixture=data.mixture, sampler="identity"), seed=0)
+def test_identity_balanced_sampling_keeps_the_mixture_in_groups(data):
+    several = DataSettings(root=data.root, mixture=data.mixture, sampler="identity", per_identity=2)
+    mixture = Mixture(several, seed=0)
+    groups = load_batch(mixture, replace(settings(several), global_batch=2048), 0).identity.view(-1, 2)
+    assert (groups[:, 0] == groups[:, 1]).all()
+    counts = np.bincount(mixture.plan.locate(np.arange(2048)).stream).tolist()
+    assert counts == [1024, 512, 512]
+
+
+def same(first, second):
+    """Whether two batches hold the same samples, pixels and words."""
+    equal = all(torch.equal(a, b) for a, b in zip(first.tensors, second.tensors, strict=True))
+    return equal and first.keys == second.keys
+
+
+@pytest.fixture
+def own_people(shards, tmp_path):
+    """A copy of one dataset that a test may damage, and its settings."""
+    shutil.copytree(shards / "pretrain_110k", tmp_path / "pretrain_110k")
+    return DataSettings(root=tmp_path, mixture=(MixtureSettings(path="pretrain_110k"),), pad=2, max_skipped=1.0)
+
+
+def damage(data, key):
+    """Flip a bit in the middle of a sample's image."""
+    dataset = open_dataset(data.place("pretrain_110k"))
+    [shard] = shards_of(dataset, "train")
+    [row] = [row for row in read_index(dataset, shard).to_pylist() if row["key"] == key]
+    flip_byte(dataset.directory / tar_name(shard.name), row["image_offset"] + row["image_size"] // 2)
+
+
+def flip_byte(path, offset):
+    with path.open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ 1]))
+
+
+def test_a_damaged_sample_is_named_and_another_stands_in_whatever_the_ranks(own_people):
+    before = load_batch(Mixture(own_people, seed=5), settings(own_people), 0)
+    damage(own_people, before.keys[7])
+    mixture = Mixture(own_people, seed=5)
+    whole = load_batch(mixture, settings(own_people), 0)
+    [skipped] = whole.skipped
+    assert (skipped.position, skipped.key, skipped.reason) == (7, before.keys[7], "damaged")
+    assert before.keys[7] in skipped.detail
+    changed = [old != new for old, new in zip(before.keys, whole.keys, strict=True)]
+    assert changed == [place == 7 for place in range(24)]
+    parts = [load_batch(mixture, settings(own_people, rank=rank, world_size=3), 0) for rank in range(3)]
+    assert sum((part.keys for part in parts), ()) == whole.keys
+    assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
+    assert [len(part.skipped) for part in parts] == [1, 0, 0]
+
+
+def test_a_run_stops_where_too_many_samples_are_damaged(own_people, caplog):
+    mixture = Mixture(own_people, seed=5)
+    damaged = load_batch(mixture, settings(own_people), 0).keys[:2]
+    for key in damaged:
+        damage(own_people, key)
+    [batch] = batches(Mixture(own_people, seed=5), settings(own_people), 0, 1)
+    assert len(batch.skipped) == 2
+    assert all(key in caplog.text for key in damaged)
+    strict = replace(own_people, max_skipped=0.001)  # 1 of the first 1,000
+    with pytest.raises(UserError, match=r"2 damaged of 24 samples, more than data\.max_skipped 0\.001 allows"):
+        batches(Mixture(strict, seed=5), settings(strict), 0, 1)
+
+
+def test_what_the_hash_cannot_find_the_decoder_does(tmp_path):
+    """A packed image whose end is there, but not the tables without which nothing can be decoded."""
+    (tmp_path / "raw").mkdir()
+    for number in range(4):
+        Image.new("RGB", (8, 16), (number, 0, 0)).save(tmp_path / "raw" / f"{number}.jpg")
+        (tmp_path / "raw" / f"{number}.txt").write_text(f"Person {number}.")
+    picture = (tmp_path / "raw" / "2.jpg").read_bytes()
+    (tmp_path / "raw" / "2.jpg").write_bytes(picture.replace(b"\xff\xdb", b"\xff\xe9"))  # of quantisation
+    pack_dataset("folder", tmp_path / "raw", tmp_path / "photos")
+    data = DataSettings(root=tmp_path, mixture=(MixtureSettings(path="photos"),), max_skipped=1.0)
+    batch = load_batch(Mixture(data, seed=0), settings(data), 0)
+    assert {(one.key, one.reason) for one in batch.skipped} == {("folder-000000002", "undecodable")}
+    assert len(batch.skipped) >= 6  # in 24 positions it stands six times
+    assert "folder-000000002" not in batch.keys
+
+
+def test_tokens_written_beforehand_change_nothing(own_people):
+    words = replace(own_people, mask_words=0.2, delete_words=0.1, mlm=0.3)
+    before = load_batch(Mixture(words, seed=5), settings(words), 48)
+    assert sharding(["tokenize", "--data", own_people.place("pretrain_110k")]) == 0
+    mixture = Mixture(words, seed=5)
+    assert mixture.tokens[0] is not None
+    assert same(load_batch(mixture, settings(words), 48), before)
+
+
+def test_left_and_right_follow_the_flip(own_people):
+    swapping = replace(own_people, swap_sides=True, flip=0.5)
+    mixture = Mixture(swapping, seed=5)
+    plain, swapped = (load_batch(mixture, settings(data), 0) for data in (replace(own_people, flip=0.5), swapping))
+    assert torch.equal(plain.images, swapped.images)
+    views = draw_views(swapping, SIZE, 5, 0, 24)
+    bounds = plain.text.boundaries.tolist()
+    for place, flipped in enumerate(views.flip):
+        row = slice(bounds[place], bounds[place + 1])
+        ids = plain.text.ids[row].numpy().astype(np.uint16)
+        assert (swapped.text.ids[row].numpy() == (swap_sides(ids) if flipped else ids)).all()
+
+
+def test_dummy_captions_fill_the_tokens_to_a_multiple(data, mixture):
+    padded = replace(data, token_bucket=256, mlm=0.3)
+    text, plain = (load_batch(mixture, settings(d), 0) for d in (padded, replace(data, mlm=0.3)))
+    count = len(plain.text.ids)
+    assert len(text.text.ids) % 256 == 0
+    assert len(text.text.ids) == len(text.masked.ids) == len(text.text.positions) == text.text.boundaries[-1]
+    assert text.text.captions == plain.text.captions == 24
+    assert torch.equal(text.text.ids[:count], plain.text.ids)
+    assert torch.equal(text.text.ends, plain.text.ends)
+    assert torch.equal(text.masked.places, plain.masked.places)
+    assert text.text.boundaries.diff().max() <= 77
+
+
+def test_a_buffer_is_used_again_when_nobody_holds_it():
+    buffers = Buffers((2, 4, 4, 3))
+    first, second = buffers.take(), buffers.take()
+    address, image = first.ctypes.data, torch.from_numpy(first).permute(0, 3, 1, 2)
+    del first
+    assert buffers.take().ctypes.data not in (address, second.ctypes.data)  # a tensor still looks at it
+    del image
+    gc.collect()
+    assert buffers.take().ctypes.data == address
+
+
+def test_batches_that_are_kept_stay_as_they_were(mixture, data):
+    kept = batches(mixture, settings(data), 0, 12)
+    for batch in kept:
+        assert torch.equal(batch.images, load_batch(mixture, settings(data), batch.position).images)
+
+
+@pytest.fixture(scope="module")
+def bucket(shards, moto_server):
+    """The address of a place in a bucket that holds the three pre-training sources, as `data.root`."""
+    from tests.sharding.s3_servers import fresh_place
+
+    store = fresh_place(moto_server)
+    for path in sorted(shards.rglob("*")):
+        if path.is_file() and path.relative_to(shards).parts[0] in ("pretrain_110k", "luperson_t", "syncpr"):
+            store.write(str(path.relative_to(shards)), path.read_bytes())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", moto_server)
+        yield str(store)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_bucket_gives_the_batches_of_a_folder(bucket, data, mixture, tmp_path, cached):
+    cache = CacheSettings(dir=tmp_path / "cache" if cached else None)
+    remote = replace(data, root=bucket, cache=cache, prefetch=2)
+    for batch in batches(Mixture(remote, seed=5), settings(remote), 24, 5):
+        assert same(batch, load_batch(mixture, settings(data), batch.position))
+
+
+def test_a_mixture_says_how_it_reads(bucket, data, own_people, tmp_path):
+    assert Mixture(data, 5).describe() == "reading from folders; captions of 3 datasets encoded meanwhile"
+    assert Mixture(replace(data, root=bucket), 5).describe().startswith("reading from buckets, without a cache;")
+    cached = Mixture(replace(data, root=bucket, cache=CacheSettings(dir=tmp_path / "cache", gb=2.5)), 5)
+    assert f"reading from buckets, through {tmp_path}/cache (2.5 GB);" in cached.describe()
+    assert cached.working_set == sum(shard.bytes for reader in cached.readers for shard in reader.shards)
+    assert sharding(["tokenize", "--data", own_people.place("pretrain_110k")]) == 0
+    assert Mixture(own_people, 5).describe() == "reading from folders; captions encoded beforehand"
+    assert Mixture(own_people, 5).working_set == 0
+
+
+def test_a_loader_whose_data_are_all_in_the_cache_rests_and_leaves_no_threads(bucket, data, tmp_path):
+    before = set(threading.enumerate())
+    remote = replace(data, root=bucket, cache=CacheSettings(dir=tmp_path / "cache"), prefetch=2)
+    mixture = Mixture(remote, seed=5)
+    batches(mixture, settings(remote), 0, 150)
+    loader = Loader(mixture, settings(remote), 0)
+    next(iter(loader))
+    time.sleep(0.3)
+    began = time.process_time()
+    time.sleep(0.5)
+    assert time.process_time() - began < 0.3  # nothing spins while nobody asks
+    loader.close()
+    left = {thread for thread in set(threading.enumerate()) - before if not thread.name.startswith("read shard")}
+    assert not {thread.name for thread in left} & {"read ahead", "next uses"}
+    assert not [thread for thread in left if thread.name.startswith(("decode", "batch"))]
+
+
+def test_an_error_in_a_thread_is_raised_and_the_loader_can_be_closed(own_people):
+    mixture = Mixture(own_people, seed=5)
+    for path in Path(own_people.place("pretrain_110k")).glob("*.parquet"):
+        path.write_bytes(b"")  # after the split's indexes were read, before those of the shards are
+    loader = Loader(mixture, settings(own_people), 0)
+    with pytest.raises(UserError, match="does not match the sha256"):
+        next(iter(loader))
+    loader.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("decode", "batch"))]
+
+
+def test_dummy_captions_change_no_feature_and_no_gradient(data, mixture):
+    from pretrain.config import ModelSettings, TextSettings, VisionSettings
+    from pretrain.model import DualEncoder
+
+    vision = VisionSettings(image_size=SIZE, patch_size=8, width=16, layers=1, head_width=8)
+    torch.manual_seed(0)
+    model = DualEncoder(
+        ModelSettings(embed_dim=16, vision_cfg=vision, text_cfg=TextSettings(width=16, heads=2, layers=2))
+    )
+    found = []
+    for bucket_size in (1, 512):
+        text = load_batch(mixture, settings(replace(data, token_bucket=bucket_size)), 0).text
+        model.zero_grad()
+        features = model(None, text)[1]
+        features.pow(3).sum().backward()
+        found.append((features.detach(), [p.grad.clone() for p in model.parameters() if p.grad is not None]))
+    (plain, gradients), (padded, others) = found
+    assert plain.shape == padded.shape == (24, 16)
+    assert torch.allclose(plain, padded, atol=1e-6)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(gradients, others, strict=True))
