@@ -27,7 +27,7 @@ from sharding.files import write_durably
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 FILES = ("weights.safetensors", "moments.safetensors")
 
 State = dict[str, Tensor]
@@ -37,13 +37,15 @@ State = dict[str, Tensor]
 class Manifest:
     """What a checkpoint is: where the run stood and what its files must be.
 
-    position: the plan position of the next sample. files: name -> {"bytes", "sha256"}.
+    position: the plan position of the next sample. plan: what decided the order (`Plan.facts`), for humans; its hash
+    decides. files: name -> {"bytes", "sha256"}.
     """
 
     format: int
     step: int
     position: int
     plan_hash: str
+    plan: dict[str, Any]
     settings_hash: str
     settings: dict[str, Any]
     files: dict[str, dict[str, Any]]
@@ -57,6 +59,7 @@ def write_checkpoint(
     step: int,
     position: int,
     plan_hash: str,
+    plan: dict[str, Any],
     settings_hash: str,
     settings: dict[str, Any],
 ) -> Path:
@@ -79,6 +82,7 @@ def write_checkpoint(
         step=step,
         position=position,
         plan_hash=plan_hash,
+        plan=plan,
         settings_hash=settings_hash,
         settings=settings,
         files={name: {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name in FILES},

@@ -121,10 +121,10 @@ def read_provenance(weights: Path) -> Provenance:
 
 
 def _data_of(tree: dict[str, Any], plan_hash: str) -> tuple[tuple[TrainingData, ...], str]:
-    from pretrain.loader import Mixture  # late: torch
+    from pretrain.mixture import Mixture  # late: torch
 
     try:
-        plan = Mixture(TypeAdapter(DataSettings).validate_python(tree["data"]), tree["run"]["seed"]).plan
+        plan = Mixture(TypeAdapter(DataSettings).validate_python(tree["data"]), tree["run"]["seed"], cached=False).plan
     except (UserError, OSError):
         return (), "Not at hand where this card was written."
     if plan.hash != plan_hash:

@@ -34,6 +34,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments, overrides = argument_parser().parse_known_args(argv)
     try:
+        if arguments.allow_data_change:
+            overrides += ["--allow_data_change", "true"]
         settings = absolute(load_settings(arguments.config, [*overrides, *torchrun_ranks()]))
         check_inputs(settings)
         launch(settings, train_rank)
@@ -64,6 +66,9 @@ def argument_parser() -> argparse.ArgumentParser:
         epilog="settings and defaults:\n" + "\n".join(_setting_lines()) + "\n\n" + EPILOG,
     )
     parser.add_argument("--config", required=True, type=Path, help="the run's settings (YAML)")
+    parser.add_argument(
+        "--allow-data-change", action="store_true", help="continue a run over other data, weights or seed than it had"
+    )
     return parser
 
 
@@ -74,24 +79,34 @@ def torchrun_ranks() -> list[str]:
 
 def absolute(settings: AnySettings) -> AnySettings:
     """The settings with paths that mean the same in every process of the run."""
-    init = settings.model.init
+    init, cache = settings.model.init, settings.data.cache
+    if cache.dir is not None:
+        cache = replace(cache, dir=cache.dir.absolute())
     return replace(
         settings,
         run=replace(settings.run, dir=settings.run.dir.absolute()),
-        data=replace(settings.data, root=settings.data.root.absolute()),
+        data=replace(settings.data, root=absolute_place(settings.data.root), cache=cache),
         model=replace(settings.model, init=init.absolute() if init else None),
     )
+
+
+def absolute_place(place: str) -> str:
+    """A folder by its whole path; a place in a bucket as it is."""
+    return place if "://" in place else str(Path(place).absolute())
 
 
 def check_inputs(settings: Settings) -> None:
     """UserError for missing or unfit data, weights or checkpoints: before any rank starts or anything is written."""
     for part in settings.data.mixture:
-        shards_of(open_dataset(settings.data.root / part.path), settings.data.split)
+        shards_of(open_dataset(settings.data.place(part.path)), settings.data.split)
     if settings.eval.data is not None:
-        shards_of(open_dataset(settings.data.root / settings.eval.data), settings.evaluated_split)
+        shards_of(open_dataset(settings.data.place(settings.eval.data)), settings.evaluated_split)
+    for name, folder in (("run.dir", settings.run.dir), ("data.cache.dir", settings.data.cache.dir)):
+        if folder is not None and "s3:" in folder.parts:
+            raise UserError(f"{name} is a folder of this machine, not a place in a bucket")
     if settings.run.dir.exists() and not settings.run.dir.is_dir():
         raise UserError(f"run.dir {settings.run.dir} is a file")
-    from pretrain.loader import Mixture, open_evaluated  # late: torch, after what is found without it
+    from pretrain.mixture import Mixture, open_evaluated  # late: torch, after what is found without it
     from pretrain.resume import find_checkpoint
     from pretrain.text import VOCABULARY
     from pretrain.weights import check_weights
@@ -99,7 +114,7 @@ def check_inputs(settings: Settings) -> None:
     if settings.model.text_cfg.vocab_size < VOCABULARY:
         raise UserError(f"model.text_cfg.vocab_size must be at least {VOCABULARY}, the tokenizer's")
     open_evaluated(settings)
-    find_checkpoint(settings, Mixture(settings.data, settings.run.seed).plan)
+    find_checkpoint(settings, Mixture(settings.data, settings.run.seed, cached=False).plan)
     if settings.model.init is not None:
         check_weights(settings.model.init, settings.model)
 

@@ -20,7 +20,6 @@ from pretrain.engine import Engine
 from pretrain.export import SELECTION_NAME, export
 from pretrain.provenance import of_training, training_data
 from sharding.files import sync, write_durably
-from sharding.identity_plan import IdentityPlan
 from sharding.plan import Plan
 
 METRIC = "r1"
@@ -41,7 +40,7 @@ class Chosen:
 class Selection:
     """Keeps the weights that `eval.keep` asks for in run.dir/export. All ranks must make it and call its methods."""
 
-    def __init__(self, settings: Settings, plan: Plan | IdentityPlan) -> None:
+    def __init__(self, settings: Settings, plan: Plan) -> None:
         self.settings, self.plan = settings, plan
         self.folder = settings.run.dir / "export"
         if dist.get_rank() == 0:

@@ -11,7 +11,7 @@ MOMENTS = {"a.exp_avg": torch.ones(2, 3)}
 
 
 def write(directory, step):
-    facts = {"position": step * 8, "plan_hash": "p", "settings_hash": "s", "settings": {"x": 1}}
+    facts = {"position": step * 8, "plan_hash": "p", "plan": {"seed": 0}, "settings_hash": "s", "settings": {"x": 1}}
     return write_checkpoint(directory, WEIGHTS, MOMENTS, step=step, **facts)
 
 
@@ -39,7 +39,7 @@ def test_the_newest_complete_one_is_found_and_old_ones_go(tmp_path):
 
 
 def test_weights_that_are_not_finite_are_not_written(tmp_path):
-    facts = {"position": 8, "plan_hash": "p", "settings_hash": "s", "settings": {}}
+    facts = {"position": 8, "plan_hash": "p", "plan": {"seed": 0}, "settings_hash": "s", "settings": {}}
     with pytest.raises(FloatingPointError, match="a is not finite at step 1"):
         write_checkpoint(tmp_path, {"a": torch.tensor([float("nan")])}, {}, step=1, **facts)
     assert find_latest(tmp_path) is None
@@ -74,7 +74,7 @@ def test_damage_is_found(tmp_path, name):
 def test_a_manifest_of_another_kind_is_refused(tmp_path):
     folder = write(tmp_path, 1)
     text = (folder / "manifest.json").read_text()
-    (folder / "manifest.json").write_text(text.replace('"format": 1', '"format": 99'))
+    (folder / "manifest.json").write_text(text.replace('"format": 2', '"format": 99'))
     with pytest.raises(UserError, match="format 99"):
         read_manifest(folder)
     (folder / "manifest.json").write_text("{")

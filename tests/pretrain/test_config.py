@@ -87,3 +87,9 @@ def test_the_hash_follows_what_shapes_the_weights_and_nothing_else():
 def test_every_setting_is_listed_for_help():
     names = {name for name, _ in setting_names()}
     assert {"optim.lr", "model.vision_cfg.image_size", "launch.backend", "resume"} <= names
+
+
+def test_a_bare_off_is_off(tmp_path):
+    (tmp_path / "run.yaml").write_text("data: {mixture: [{path: x}], verify: off}")
+    assert load_settings(tmp_path / "run.yaml", []).data.verify == "off"
+    assert load_settings(tmp_path / "run.yaml", ["--data.verify", "off"]).data.verify == "off"

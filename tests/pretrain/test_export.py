@@ -197,7 +197,7 @@ def run(shards, tmp_path):
     }
     settings = settings_from(tree)
     state, plan = DualEncoder(settings.model).state_dict(), Mixture(settings.data, 0).plan
-    facts = {"plan_hash": plan.hash, "settings_hash": "ef" * 32, "settings": as_tree(settings)}
+    facts = {"plan_hash": plan.hash, "plan": plan.facts, "settings_hash": "ef" * 32, "settings": as_tree(settings)}
     write_checkpoint(tmp_path / "run" / "checkpoints", state, {}, step=2, position=1024, **facts)
     lines = [{"step": step, "eval": {"r1": 10.0 + step, "queries": 60}} for step in (0, 2, 4)]
     (tmp_path / "run" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -24,6 +24,7 @@ from pretrain.cli import main as pretrain
 from pretrain.run import main as run
 from pretrain.telemetry import read_metrics
 from sharding.cli import main as sharding
+from sharding.dataset import open_dataset
 from tests.test_imports import ROOT
 
 STEPS = 12
@@ -181,19 +182,29 @@ def test_a_finished_run_is_not_trained_again_and_a_changed_one_is_refused(resume
     assert "already holds step-00000012" in capfd.readouterr().err
 
 
-def test_changed_data_is_refused(resumed, recipe, shards, tmp_path, capfd):
+def test_changed_data_is_refused_with_both_values_unless_it_is_allowed(resumed, recipe, shards, tmp_path, capfd):
     run_dir, _, _ = resumed
-    shutil.copytree(run_dir / "checkpoints", tmp_path / "run" / "checkpoints")
-    shutil.copytree(shards, tmp_path / "shards")
-    shutil.rmtree(tmp_path / "shards" / "luperson_t")
+    out, here = tmp_path / "run", tmp_path / "shards"
+    shutil.copytree(run_dir / "checkpoints/step-00000006", out / "checkpoints/step-00000006")
+    shutil.copytree(shards, here)
+    shutil.rmtree(here / "luperson_t")
     raw = str(tmp_path / "raw")
     assert sharding(["synth", "--layout", "luperson_t", "--people", "31", "--out", raw]) == 0
-    packed = str(tmp_path / "shards" / "luperson_t")
-    assert sharding(["pack", "--source", "luperson_t", "--input", raw, "--out", packed]) == 0
-    assert (
-        run(["--config", str(recipe), "--run.dir", str(tmp_path / "run"), "--data.root", str(tmp_path / "shards")]) == 2
-    )
-    assert "the packed data changed since" in capfd.readouterr().err
+    assert sharding(["pack", "--source", "luperson_t", "--input", raw, "--out", str(here / "luperson_t")]) == 0
+    again = ["--config", str(recipe), "--run.dir", str(out), "--data.root", str(here)]
+    assert run(again) == 2
+    told = capfd.readouterr().err
+    before, now = (open_dataset(root / "luperson_t").root_hash for root in (shards, here))
+    assert f"plan.streams.1.root_hash was {before}, is {now}" in told
+    assert "--allow-data-change continues all the same" in told
+    assert run([*again, "--run.seed", "7"]) == 2
+    assert "run.seed was 0, is 7" in capfd.readouterr().err
+    assert run([*again, "--allow-data-change", "--optim.lr", "0.5"]) == 2
+    assert "optim.lr was 0.001, is 0.5" in capfd.readouterr().err
+    local = ["--launch.backend", "local", "--launch.ranks", "1", "--allow-data-change", "--run.stop_at", "8"]
+    log = execute([sys.executable, "-m", "pretrain.run", *again, *local])
+    assert "going on with other data" in log
+    assert [step for step, _ in losses(out)] == [6, 7]
 
 
 def test_ray_job_submit_runs_the_same_line(recipe, on_ray, tmp_path):
