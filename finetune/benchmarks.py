@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sharding.dataset import Dataset, open_dataset, shards_of
+from sharding.dataset import MANIFEST, Dataset, open_dataset, shards_of
 from sharding.errors import UserError
 from sharding.record import Size
 from sharding.sources.published import PUBLISHED
+from sharding.store import open_store, place_below
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +34,8 @@ BENCHMARKS = {
 TRAINABLE = tuple(name for name, benchmark in BENCHMARKS.items() if "train" in benchmark.splits)
 
 
-def open_benchmark(path: Path, name: str, splits: Sequence[str] = ()) -> Dataset:
-    """The packed benchmark `name`: the dataset at `path`, or at `path/name` where `path` holds several.
+def open_benchmark(place: str | Path, name: str, splits: Sequence[str] = ()) -> Dataset:
+    """The packed benchmark `name`: the dataset at `place`, or at `place/name` where `place` holds several.
 
     Raises UserError in one line for an unknown name, missing or damaged shards, shards of another source, and for any
     of `splits` that the benchmark does not have or the shards lack.
@@ -45,9 +46,9 @@ def open_benchmark(path: Path, name: str, splits: Sequence[str] = ()) -> Dataset
     for split in splits:
         if split not in benchmark.splits:
             raise UserError(f"{name} has no split {split!r}; it has: {', '.join(benchmark.splits)}")
-    dataset = open_dataset(path if (path / "dataset.json").is_file() else path / name)
+    dataset = open_dataset(place if open_store(place).exists(MANIFEST) else place_below(place, name))
     if dataset.source != benchmark.source:
-        raise UserError(f"{dataset.directory} holds {dataset.source}, not {name}")
+        raise UserError(f"{dataset.store} holds {dataset.source}, not {name}")
     for split in splits:
         shards_of(dataset, split)
     return dataset

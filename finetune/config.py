@@ -84,9 +84,11 @@ class FinetuneSettings(Settings):
     init_sha256: str | None = None  # of what model.init holds: a run does not continue from other initial weights
 
     @model_validator(mode="after")
-    def _masked_words(self) -> "FinetuneSettings":
+    def _text_is_what_the_heads_read(self) -> "FinetuneSettings":
         if self.loss.mlm and not self.data.mlm:
             raise ValueError("loss.mlm needs masked words: set data.mlm, e.g. 0.15")
+        if self.data.token_bucket > 1:
+            raise ValueError("data.token_bucket is for pre-training: the heads of fine-tuning know no dummy captions")
         if self.loss.mlm and self.model.embed_dim % self.heads.mlm_heads:
             raise ValueError(f"model.embed_dim {self.model.embed_dim} is not a multiple of heads.mlm_heads")
         return self

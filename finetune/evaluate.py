@@ -224,7 +224,7 @@ def _benchmark_scores(
     counts = reader.dataset.counts["splits"][reader.split]
     return BenchmarkScores(
         name=reader.dataset.source,
-        data=str(reader.dataset.directory),
+        data=str(reader.dataset.store),
         split=reader.split,
         root_hash=reader.dataset.root_hash,
         queries=counts["captions"],

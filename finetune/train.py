@@ -16,7 +16,7 @@ from typing import Any
 from finetune.benchmarks import BENCHMARKS, open_benchmark
 from finetune.config import FinetuneSettings, with_epochs
 from pretrain.config import HELD_OUT, override, read_tree, settings_from
-from pretrain.run import absolute, check_inputs, launch, torchrun_ranks
+from pretrain.run import absolute, absolute_place, check_inputs, launch, torchrun_ranks
 from sharding.dataset import Dataset
 from sharding.errors import UserError
 from sharding.files import fingerprint
@@ -29,7 +29,7 @@ class Request:
     """What the command line asks for. `data` holds the benchmark's shards, or the folder `benchmark` in it does."""
 
     benchmark: str
-    data: Path
+    data: str | Path
     init: Path
     method: str
     run_dir: Path
@@ -77,12 +77,15 @@ def build_settings(request: Request) -> FinetuneSettings:
 
 def place(request: Request, dataset: Dataset, selection: dict[str, Any]) -> dict[str, Any]:
     """The settings that say where a run lies, what it begins with and what selects its weights: no file's to decide."""
-    folder = dataset.directory.absolute()
+    shards = absolute_place(str(dataset.store))
+    root, _, name = shards.rpartition("/")
+    if root in ("", "s3:/"):  # at the top of the file system, or a whole bucket: nothing stands above it
+        root = name = shards
     init = None if request.from_scratch else weights_of(request.init)
     return {
         "run": {"name": request.run_dir.name, "dir": str(request.run_dir), "seed": request.seed},
-        "data": {"root": str(folder.parent), "mixture": [{"path": folder.name}], "hold_out": request.hold_out},
-        "eval": {"data": folder.name if "split" in selection else None, **selection},
+        "data": {"root": root, "mixture": [{"path": name}], "hold_out": request.hold_out},
+        "eval": {"data": name if "split" in selection else None, **selection},
         "model": {"init": str(init) if init else None},
         "init_sha256": content_of(init) if init else None,
     }

@@ -16,6 +16,7 @@ from sharding.command import positive
 from sharding.dataset import Dataset, open_dataset, shards_of
 from sharding.errors import UserError
 from sharding.files import write_durably
+from sharding.store import place_below
 
 if TYPE_CHECKING:
     from finetune.evaluate import EvaluationSettings, Model
@@ -50,11 +51,11 @@ def add_parser(commands: Any) -> None:
     summary = "R@k, mAP, mINP and mSD of weights on benchmarks, zero-shot or fine-tuned"
     parser = commands.add_parser("evaluate", help=summary, description=summary, epilog=EPILOG)
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data", type=Path, metavar="DIR", help="a packed benchmark")
+    source.add_argument("--data", metavar="PLACE", help="a packed benchmark")
     known = ",".join(BENCHMARKS)
     source.add_argument("--benchmarks", type=_names, metavar="A,B", help=f"several, below --root: all, or of {known}")
     source.add_argument("--query-features", type=Path, metavar="FILE", help="features instead of weights")
-    parser.add_argument("--root", type=Path, metavar="DIR", help="where --benchmarks lie, each in a folder of its name")
+    parser.add_argument("--root", metavar="PLACE", help="where --benchmarks lie, each in a folder of its name")
     parser.add_argument("--split", default="test", help="which split (default: test)")
     parser.add_argument("--weights", nargs="+", default=[], metavar="PATH", help="models, a row each")
     parser.add_argument("--untrained", action="store_true", help="also a row with random weights")
@@ -158,7 +159,7 @@ def _from_weights(options: argparse.Namespace) -> Callable[[], list[BenchmarkSco
 
 def _datasets(options: argparse.Namespace) -> list[Dataset]:
     if options.benchmarks:
-        return [open_benchmark(options.root / name, name, [options.split]) for name in options.benchmarks]
+        return [open_benchmark(place_below(options.root, name), name, [options.split]) for name in options.benchmarks]
     dataset = open_dataset(options.data)
     shards_of(dataset, options.split)
     return [dataset]

@@ -26,7 +26,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--benchmark", metavar="NAME", help="measure on this benchmark (default: the settings' eval.data)"
     )
-    parser.add_argument("--data", type=Path, help="the packed benchmark, or the folder that holds it under its name")
+    parser.add_argument(
+        "--data", metavar="PLACE", help="the packed benchmark, or the folder that holds it under its name"
+    )
     parser.add_argument("--split", default="test", help="the benchmark's split to measure on (default: test)")
     parser.add_argument(
         "--weights", type=Path, help="an exported model (default: RUN/export, or the newest checkpoint)"

@@ -67,9 +67,7 @@ class ListSettings(argparse.Action):
 def add_request(parser: argparse.ArgumentParser) -> None:
     """The arguments that `train` and `ablate` share."""
     parser.add_argument("--benchmark", required=True, choices=TRAINABLE, help="what to adapt to")
-    parser.add_argument(
-        "--data", type=Path, required=True, metavar="SHARDS", help="its packed folder, or the one above"
-    )
+    parser.add_argument("--data", required=True, metavar="PLACE", help="its packed folder, or the one above")
     parser.add_argument(
         "--init", type=Path, required=True, metavar="WEIGHTS", help="a run, an export, .pt, .safetensors or HF folder"
     )

@@ -22,7 +22,7 @@ def write_report(
     html: Path,
     *,
     benchmark: str | None,
-    data: Path | None,
+    data: str | None,
     split: str,
     weights: Path | None,
     batch_size: int,

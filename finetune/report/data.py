@@ -10,6 +10,7 @@ from finetune.report.record import RunRecord
 from pretrain.provenance import read_provenance
 from sharding.dataset import Dataset, open_dataset
 from sharding.errors import UserError
+from sharding.store import place_below
 
 HERE = Path(__file__).parent
 
@@ -22,7 +23,7 @@ class DatasetFacts:
     """
 
     role: str
-    path: Path
+    place: str
     dataset: Dataset | None
     problem: str = ""
 
@@ -47,7 +48,7 @@ def published(source: str) -> Published | None:
     return Published(title=entry["title"], rows=entry["rows"], papers=papers)
 
 
-def find_benchmark(record: RunRecord, benchmark: str | None, data: Path | None) -> Dataset:
+def find_benchmark(record: RunRecord, benchmark: str | None, data: str | None) -> Dataset:
     """The packed benchmark: `data` (the dataset, or the folder that holds `benchmark`), else what the settings name.
 
     Raises UserError where neither names one, or the shards are missing or of another benchmark than asked for.
@@ -61,7 +62,7 @@ def find_benchmark(record: RunRecord, benchmark: str | None, data: Path | None) 
         name = record.section("data")["mixture"][0]["path"]
     if name is None:
         raise UserError("the run's settings name no benchmark (eval.data): give --benchmark NAME or --data DIR")
-    return open_dataset(_root(record) / name)
+    return open_dataset(place_below(_root(record), name))
 
 
 def datasets_of(record: RunRecord, benchmark: Dataset, weights: Path) -> list[DatasetFacts]:
@@ -73,18 +74,21 @@ def datasets_of(record: RunRecord, benchmark: Dataset, weights: Path) -> list[Da
     parts = record.section("data").get("mixture") or []
     total = sum(float(part.get("weight", 1.0)) for part in parts)
     facts = [
-        _facts(f"training, weight {100 * float(part.get('weight', 1.0)) / total:.3g} %", _root(record) / part["path"])
+        _facts(
+            f"training, weight {100 * float(part.get('weight', 1.0)) / total:.3g} %",
+            place_below(_root(record), part["path"]),
+        )
         for part in parts
     ]
     checked = [replace(one, problem=one.problem or _changed(one, trained_on)) for one in facts]
-    return [*checked, DatasetFacts(role="benchmark", path=benchmark.directory, dataset=benchmark)]
+    return [*checked, DatasetFacts(role="benchmark", place=str(benchmark.store), dataset=benchmark)]
 
 
-def _facts(role: str, folder: Path) -> DatasetFacts:
+def _facts(role: str, place: str) -> DatasetFacts:
     try:
-        return DatasetFacts(role=role, path=folder, dataset=open_dataset(folder))
+        return DatasetFacts(role=role, place=place, dataset=open_dataset(place))
     except UserError as error:
-        return DatasetFacts(role=role, path=folder, dataset=None, problem=str(error))
+        return DatasetFacts(role=role, place=place, dataset=None, problem=str(error))
 
 
 def _changed(facts: DatasetFacts, trained_on: dict[str, str]) -> str:
@@ -95,5 +99,5 @@ def _changed(facts: DatasetFacts, trained_on: dict[str, str]) -> str:
     return f"packed anew since the training, which saw {recorded}"
 
 
-def _root(record: RunRecord) -> Path:
-    return Path(record.section("data").get("root", "."))
+def _root(record: RunRecord) -> str:
+    return str(record.section("data").get("root", "."))

@@ -24,6 +24,7 @@ from finetune.report.record import RunRecord, Selection, split_words
 from pretrain.config import ModelSettings
 from pretrain.retrieval import RetrievalMetrics
 from sharding.dataset import Dataset
+from sharding.store import place_below
 
 HERE = Path(__file__).parent
 COLUMNS = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "mAP": "mAP", "mINP": "mINP", "mSD": "mSD"}
@@ -229,7 +230,7 @@ def settings_rows(tree: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]
 
 def commands(report: Report) -> list[list[str]]:
     """The command lines that train again, measure again, and make this page again."""
-    run, where = report.record.directory, ["--data", str(report.benchmark.directory), "--split", report.split]
+    run, where = report.record.directory, ["--data", str(report.benchmark.store), "--split", report.split]
     return [
         training_command(report.record),
         ["finetune", "evaluate", *where, "--weights", str(report.weights_path), "--direction", "both"],
@@ -243,13 +244,13 @@ def training_command(record: RunRecord) -> list[str]:
     config = ["--config", str(run / "settings.yaml")]
     if not record.fine_tuned:
         return ["python", "-m", "pretrain.run", *config, "--run.dir", f"{run}-again"]
-    shards = Path(data["root"]) / data["mixture"][0]["path"]
+    shards = place_below(data["root"], data["mixture"][0]["path"])
     init = record.section("model").get("init")
     initial = ["--init", str(init)] if init else ["--init", str(run / "export"), "--from-scratch"]
     chosen = ["--hold-out", str(data["hold_out"])] if data.get("hold_out") else []
     chosen += ["--select-on-test"] if record.section("eval").get("select_on_test") else []
     place = ["--out", f"{run}-again", "--seed", str(record.section("run").get("seed", 0))]
-    return ["finetune", "train", "--benchmark", shards.name, "--data", str(shards), *initial, *chosen, *config, *place]
+    return ["finetune", "train", "--benchmark", Path(shards).name, "--data", shards, *initial, *chosen, *config, *place]
 
 
 def facts(report: Report) -> list[tuple[str, str]]:

@@ -115,7 +115,7 @@ def plain_row(attn, x, pooled):
     return torch.stack([(k @ q / math.sqrt(len(q))).softmax(0) for q, k in heads]).mean(0).detach()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.integers(2, 20), min_size=1, max_size=6), st.floats(0.01, 1), st.integers(0, 1000), st.booleans())
 def test_words_are_the_most_attended_of_their_caption(lengths, share, seed, tied):
     text = captions(lengths)
@@ -136,7 +136,7 @@ def test_words_are_the_most_attended_of_their_caption(lengths, share, seed, tied
         assert kept == sorted(weights[1:-1].tolist(), reverse=True)[: len(places)]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(1, 4), st.integers(1, 12), st.floats(0.01, 1), st.integers(0, 1000))
 def test_patches_are_the_most_attended_of_their_image(batch, patches, share, seed):
     attention = torch.rand(batch, 1 + patches, generator=torch.Generator().manual_seed(seed))
