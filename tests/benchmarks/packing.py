@@ -26,8 +26,8 @@ CAPTION = (
 SAMPLES_PER_SHARD = 3_300  # about 64 MB
 
 
-def write_people(folder: Path, images: int) -> None:
-    """`reid_raw.json` and `imgs/`: smooth noise, which compresses about like a photograph of that size."""
+def write_people(folder: Path, images: int, size: tuple[int, int] = (384, 128)) -> None:
+    """`reid_raw.json` and `imgs/`: smooth noise, which compresses about like a photograph of that size (H, W)."""
     dice = np.random.default_rng(0)
     rows = []
     for number in range(images):
@@ -36,7 +36,7 @@ def write_people(folder: Path, images: int) -> None:
             (folder / "imgs" / "cam_a").mkdir(parents=True, exist_ok=True)
         coarse = Image.fromarray(dice.integers(0, 256, (32, 11, 3), dtype=np.uint8))
         buffer = io.BytesIO()
-        coarse.resize((128, 384), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=95)
+        coarse.resize(size[::-1], Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=95)
         (folder / "imgs" / path).write_bytes(buffer.getvalue())
         captions = [CAPTION.format(word) for word in ("his", f"the {number}th")]
         rows.append({"split": "train", "captions": captions, "file_path": path, "id": number // 4 + 1})
