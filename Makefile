@@ -32,6 +32,7 @@ data/raw/%:
 	sharding synth --layout $* --people $(PEOPLE_$*) --out $@ --seed 0
 data/shards/%/dataset.json: | data/raw/%
 	sharding pack --source $* --input data/raw/$* --out data/shards/$*
+	sharding tokenize --data data/shards/$*
 
 demo: demo-data
 	cluster head -- ray job submit --working-dir . -- \

@@ -3,8 +3,12 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from sharding.cli import main as sharding
+
+settings.register_profile("project", deadline=None)  # a clock is no test, and machines are shared
+settings.load_profile("project")
 
 PEOPLE = {
     "pretrain_110k": 30, "luperson_t": 30, "syncpr": 20,

@@ -9,7 +9,8 @@ from pretrain.features import Labels, Shapes, encode, extract_features
 from pretrain.model import DualEncoder
 from sharding.cli import main as sharding
 from sharding.dataset import open_dataset
-from sharding.reader import People, SplitReader
+from sharding.people import People
+from sharding.reader import SplitReader
 from tests.finetune.exports import TINY
 from tests.pretrain.ranks import run_on_ranks
 

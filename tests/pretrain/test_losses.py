@@ -109,7 +109,7 @@ def test_separated_people_cost_less_than_mixed_ones(name: str) -> None:
     assert separated < 1e-3 < mixed
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(0, 10_000), st.lists(st.integers(0, 4), min_size=PAIRS, max_size=PAIRS), st.floats(0.1, 100))
 def test_sdm_is_a_divergence_never_below_zero(seed: int, identities: list[int], scale: float) -> None:
     assert sdm(gather_batch(*features(seed), torch.tensor(identities)), scale) > -1e-6

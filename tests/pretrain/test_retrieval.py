@@ -168,20 +168,20 @@ def gaussian_case(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return query, gallery_ids[:40], gallery, gallery_ids
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(cases(), st.integers(1, 9))
 def test_streaming_agrees_with_sorting_the_full_matrix(case: tuple[Tensor, ...], tile: int) -> None:
     assert_agrees(case, tile, 1e-9)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(cases(), st.integers(1, 9))
 def test_fp32_products_change_no_rank_among_ties(case: tuple[Tensor, ...], tile: int) -> None:
     with fp32_products():
         assert_agrees(case, tile, 2e-6)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.integers(5, 90), st.sampled_from([torch.float64, torch.float16]), st.booleans())
 def test_streaming_agrees_on_gaussian_features_some_of_them_twice(
     seed: int, tile: int, dtype: torch.dtype, fp32: bool
@@ -192,7 +192,7 @@ def test_streaming_agrees_on_gaussian_features_some_of_them_twice(
         assert_agrees(case, tile, 2e-6 if fp32 else 1e-9)
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(st.integers(0, 10_000), st.integers(20, 200), st.booleans())
 def test_neither_gallery_order_nor_tile_changes_a_rank(seed: int, tile: int, constant: bool) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -211,7 +211,7 @@ def test_neither_gallery_order_nor_tile_changes_a_rank(seed: int, tile: int, con
     )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 1)), min_size=2, max_size=30), st.integers(1, 40))
 def test_images_that_fp32_cannot_tell_apart_rank_as_the_exact_similarity_says(
     images: list[tuple[int, int]], tile: int
@@ -337,7 +337,7 @@ def test_the_legacy_figure_is_right_where_the_gallery_is_in_rank_order() -> None
     assert metrics.mSD_legacy == pytest.approx(metrics.mSD, abs=1e-9)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000), st.integers(1, 90), st.integers(8, 50))
 def test_top_k_is_that_of_the_full_matrix_first_come_first_among_equals(seed: int, k: int, tile: int) -> None:
     query, _, gallery, _ = gaussian_case(seed)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import open_clip
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
@@ -56,7 +56,6 @@ def assert_same_tensors(one, other):
     assert [name for name in one if not torch.equal(one[name].reshape(-1), other[name].reshape(-1))] == []
 
 
-@settings(deadline=None)
 @given(length=st.integers(3, 90), context=st.integers(1, 90), stretch=st.sampled_from([None, "linear", "keep20"]))
 def test_a_context_as_long_or_shorter_takes_the_first_positions_unchanged(length, context, stretch):
     positions = torch.randn(length, 4)
@@ -64,7 +63,6 @@ def test_a_context_as_long_or_shorter_takes_the_first_positions_unchanged(length
         assert torch.equal(resize_text_positions(positions, context, stretch), positions[:context])
 
 
-@settings(deadline=None)
 @given(length=st.integers(22, 80), more=st.integers(1, 200))
 def test_keep20_keeps_twenty_and_goes_on_from_there_to_the_last_position(length, more):
     positions = torch.randn(length, 3)
@@ -105,13 +103,11 @@ def test_image_positions_of_a_person_shaped_grid_move_to_another():
         resize_image_positions(torch.randn(196, 5), (4, 4))
 
 
-@settings(deadline=None)
 @given(side=st.integers(1, 60), aspect=st.integers(1, 3))
 def test_a_grid_is_told_by_its_number_of_patches(side, aspect):
     assert grid_of(aspect * side * side) == (aspect * side, side)
 
 
-@settings(deadline=None)
 @given(height=st.integers(1, 26), width=st.integers(1, 26))
 def test_transformers_interpolates_the_square_positions_back_to_the_trained_ones(height, width):
     positions = torch.randn(1 + height * width, 2)

@@ -67,7 +67,7 @@ def test_members_are_found_in_a_store(tmp_path):
 
 
 @given(names=st.lists(NAME, max_size=4), form=st.sampled_from(["gnu", "pax"]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_long_and_foreign_names_are_read_as_they_were_written(names, form):
     files = [(name, bytes([number])) for number, name in enumerate(names)]
     assert read(tar_of(*(entry(*file) for file in files), form=FORMATS[form])) == files
@@ -128,7 +128,7 @@ def test_no_flipped_bit_of_a_header_passes_unless_it_changes_nothing():
 
 
 @given(st.binary(max_size=3 * BLOCK), st.integers(0, 5))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_bytes_are_read_or_refused(noise, block):
     data = bytearray(SOUND)
     data[block * BLOCK : block * BLOCK + len(noise)] = noise

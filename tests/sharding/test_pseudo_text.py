@@ -116,7 +116,7 @@ def test_every_template_is_grammatical_with_and_without_everything_that_may_be_m
         assert all(words.lower() in text.lower() for words in told)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(found=people(), seed=st.integers(0, 9), key=st.text(max_size=8))
 def test_texts_are_grammatical_and_tell_what_was_found_and_nothing_else(found, seed, key):
     for text in compose(WORDS, found, seed=seed, key=key, texts=2):

@@ -107,7 +107,7 @@ def test_an_empty_file_is_a_file(store):
         store.read("a", 0, 1)
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(-40, 140), st.integers(-1, 140)), max_size=8))
 def test_an_open_file_seeks_and_reads_like_one_in_memory(store, moves):
     data = bytes(range(100))

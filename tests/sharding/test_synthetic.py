@@ -157,7 +157,7 @@ def test_captions_are_as_long_as_their_source_writes_them(style, window, mean, v
     assert mean[0] <= sum(lengths) / len(lengths) <= mean[1]
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(index=st.integers(0, 10**6), view=st.sampled_from(["front", "back", "side"]))
 def test_captions_are_clean_english_that_mirroring_leaves_true(index, view):
     person = identity("any", 1, index)
@@ -176,7 +176,7 @@ def test_captions_are_clean_english_that_mirroring_leaves_true(index, view):
         assert not (view == "back" and "glasses" in text)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(index=st.integers(0, 10**6), view=st.sampled_from(["front", "back", "side"]))
 def test_an_ultra_fine_caption_tells_everything_that_can_be_seen(index, view):
     person = identity("any", 3, index)
@@ -204,7 +204,7 @@ def test_a_garment_mistaken_for_another_has_words(kind):
         assert any(word in text for word in KIND_WORDS[kind])
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(index=st.integers(0, 10**6), view=st.sampled_from(["front", "back", "side"]), number=st.integers(0, 9))
 def test_what_can_be_told_can_be_seen(index, view, number):
     person, dice = identity("any", 1, index), Dice("changes", index)

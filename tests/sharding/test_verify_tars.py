@@ -86,7 +86,7 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_bytes_overwritten_anywhere_name_the_members_they_hit_and_no_others(made_once, data):
     shard = made_once.shards[0]
     tar, table = path_of(made_once, tar_name(shard.name)).read_bytes(), read_index(made_once, shard)
