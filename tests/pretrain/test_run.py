@@ -239,6 +239,7 @@ def test_an_export_opens_in_open_clip_and_evaluates(on_ray, shards, tmp_path, ca
     [
         (["--config", "{recipe}", "--optim.lrr", "1"], "unknown setting optim.lrr; did you mean optim.lr?"),
         (["--config", "{recipe}", "--data.root", "/nonexistent"], "/nonexistent/pretrain_110k is not a directory"),
+        (["--config", "{recipe}", "--data.cache.dir", "s3://b/x"], "data.cache.dir is a folder of this machine"),
         (["--config", "{recipe}", "--data.split", "nope"], "has no split 'nope'"),
         (["--config", "{recipe}", "--model.init", "/nonexistent.pt"], "no weights at /nonexistent.pt"),
         (["--config", "{recipe}", "--model.init", "README.md"], "cannot read weights"),
