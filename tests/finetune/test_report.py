@@ -351,7 +351,6 @@ def test_a_run_of_fine_tuning_without_evaluations_is_measured_on_what_it_was_tra
         },
         settings_hash="",
         plan_hash="",
-        plan={},
         metrics=[],
     )
     assert find_benchmark(record, None, None).name == "ufine6926"
