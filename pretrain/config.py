@@ -93,9 +93,7 @@ class DataSettings:
     mlm: Share = 0.0  # masked in a second copy of the caption, to be predicted (15 % in BERT and IRRA)
     sampler: Literal["random", "identity"] = "random"  # identity: per_identity images of a person stand side by side
     per_identity: Annotated[int, Field(ge=2)] = 4
-    hold_out: Annotated[float, Field(ge=0, lt=1)] = (
-        0.0  # share of the people left out of training (eval.split held_out)
-    )
+    hold_out: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the people left out (for eval.split held_out)
     token_bucket: Positive = 1  # dummy captions fill a rank's tokens up to a multiple of it, so that shapes recur
     prefetch: Positive = 4  # batches read and decoded ahead
     threads: Positive = 1  # decoding threads of one rank

@@ -16,8 +16,9 @@ from sharding.bpe import Ids, truncate
 from sharding.cache import BlockCache
 from sharding.dataset import open_dataset
 from sharding.errors import UserError
+from sharding.people import People
 from sharding.plan import Plan, Stream
-from sharding.reader import Damage, People, SplitReader
+from sharding.reader import Damage, SplitReader
 from sharding.store import LocalStore
 from sharding.tokens import Tokens, open_tokens
 

@@ -86,10 +86,10 @@ class Dataset:
 
     @property
     def directory(self) -> Path:
-        """The folder, for readers that map files; UserError where the dataset lies in a bucket."""
+        """The folder it lies in; UserError where that is a bucket."""
         if isinstance(self.store, LocalStore):
             return self.store.directory
-        raise UserError(f"{self.store} is not a folder of this machine, which training and evaluation read from")
+        raise UserError(f"{self.store} is not a folder of this machine")
 
 
 def manifest_bytes(dataset: Dataset) -> bytes:

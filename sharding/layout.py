@@ -53,9 +53,8 @@ def read_contents(dataset: Dataset, shards: Sequence[Shard], people: People | No
         rows = np.flatnonzero(people.chosen(identities.to_numpy(zero_copy_only=False))).astype(np.int32)
         return identities.take(pa.array(rows)).dictionary_encode(), captions[rows], rows
 
-    local = isinstance(
-        dataset.store, LocalStore
-    )  # where there is nothing to wait for, threads only get in each other's way
+    # Where there is nothing to wait for, threads only get in each other's way.
+    local = isinstance(dataset.store, LocalStore)
     parts = [read(shard) for shard in shards] if local else list(map_in_order(read, shards))
     encoded = pa.chunked_array([part[0] for part in parts]).unify_dictionaries()
     return Contents(

@@ -21,16 +21,7 @@ RECIPE = ROOT / "pretrain/recipes/demo.yaml"
 def command(out, shards, ranks):
     line = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "-m", "pretrain.run"]
     line += ["--config", str(RECIPE), "--launch.backend", "torchrun", "--run.dir", str(out), "--data.root", str(shards)]
-    line += [
-        "--optim.steps",
-        str(STEPS),
-        "--checkpoint.every",
-        "7",
-        "--eval.data",
-        "null",
-        "--data.log_samples",
-        "true",
-    ]
+    line += ["--optim.steps", str(STEPS), "--checkpoint.every", "7", "--eval.data", "null", "--data.log_samples", "yes"]
     return line
 
 
